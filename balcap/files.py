@@ -1,0 +1,76 @@
+"""Files that appear under their final name only when complete, and locks that do not outlive their holder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary sibling to write (a file or a folder); move it to ``path`` when the block ends well.
+
+    An existing ``path`` is replaced; on an exception the sibling is removed and ``path`` is as before.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.parent / f".{path.name}.tmp-{os.getpid()}"
+    remove(tmp)
+    try:
+        yield tmp
+        if path.is_dir():  # os.replace cannot replace a folder that has content
+            remove(path)
+        os.replace(tmp, path)
+    finally:
+        remove(tmp)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write sorted, indented JSON atomically; NaN is refused (write ``None`` for unknown)."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as tmp:
+        tmp.write_text(text + "\n", encoding="utf-8")
+
+
+class Busy(RuntimeError):
+    """Another process holds the lock and the deadline has passed."""
+
+
+@contextmanager
+def locked(path: Path | str, timeout: float, what: str = "") -> Iterator[None]:
+    """Hold an exclusive advisory lock on ``path`` (freed by the system when the process dies).
+
+    Raises :class:`Busy` after ``timeout`` seconds, naming the file and the holder.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout
+    with path.open("a+") as f:
+        while True:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    f.seek(0)
+                    raise Busy(f"{what or path} is in use by process {f.read().strip() or '?'} (lock {path})") from None
+                time.sleep(0.05)
+        f.truncate(0)
+        f.write(str(os.getpid()))
+        f.flush()
+        yield

@@ -1,0 +1,49 @@
+"""Sections ``collect_references`` and ``collect_questions``: who writes, and from what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from balcap.params.base import PathText, Share, Strict
+
+
+class ScenesTeacher(Strict):
+    """The imperfect teacher of the embedded world (`miniature`, section 2)."""
+
+    name: Literal["scenes"]
+    seed: int = Field(ge=0)
+
+
+class FileWriter(Strict):
+    """Reads what people (or another system) wrote: JSONL, CSV or parquet at the section's `path`."""
+
+    name: Literal["file"]
+    encoding: Literal["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp1252"]
+
+
+Writer = Annotated[ScenesTeacher | FileWriter, Field(discriminator="name")]
+
+
+class CollectReferences(Strict):
+    """Section `collect_references`."""
+
+    path: PathText
+    """What the writer reads: the captions file, or `balcap/scenes` for the teacher."""
+    writer: Writer
+    shard_size: PositiveInt
+    """Pictures per resumable unit of work."""
+    max_failure_share: Share
+    """The stage fails when more than this share of the pictures gets no reference."""
+
+
+class CollectQuestions(Strict):
+    """Section `collect_questions`."""
+
+    path: PathText
+    """What the writer reads: the questions file, or `balcap/scenes`."""
+    writer: Writer
+    per_image: PositiveInt
+    """Most questions kept per picture."""
+    shard_size: PositiveInt

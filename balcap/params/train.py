@@ -1,0 +1,130 @@
+"""Section ``train``: reinforcement learning (TRL), rewards, mask, advantages."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from balcap.params.base import Strict
+from balcap.params.judge import JudgeParams
+
+RewardName = Literal["precision", "recall", "linguistic"]
+
+
+class LengthMask(Strict):
+    """LCRM (paper, section 3 of `method`): where the linguistic reward counts."""
+
+    name: Literal["lcrm", "none", "linear"]
+    tau_low: float = Field(ge=0.0)
+    tau_high: float = Field(gt=0.0)
+    """Length ratio caption / reference in words, both ends inclusive."""
+
+    @model_validator(mode="after")
+    def _interval(self) -> LengthMask:
+        if self.tau_low >= self.tau_high:
+            raise ValueError(f"tau_low ({self.tau_low}) must be below tau_high ({self.tau_high})")
+        return self
+
+
+class Gdpo(Strict):
+    """c-GDPO: each reward normalised in its group, weighted sum, batch step."""
+
+    name: Literal["gdpo"]
+    ddof: Literal[0, 1]
+    eps: PositiveFloat
+    std_floor: NonNegativeFloat
+    batch_step: bool
+
+
+class Grpo(Strict):
+    """GRPO on the weighted sum of rewards."""
+
+    name: Literal["grpo"]
+    scale: Literal["group", "batch", "none"]
+    ddof: Literal[0, 1]
+    eps: PositiveFloat
+
+
+class Optimizer(Strict):
+    """AdamW and its schedule."""
+
+    learning_rate: PositiveFloat
+    betas: tuple[float, float] = Field(strict=False)
+    weight_decay: NonNegativeFloat
+    warmup_steps: NonNegativeInt
+    schedule: Literal["constant_with_warmup", "cosine", "linear"]
+    max_grad_norm: PositiveFloat
+
+
+class Loss(Strict):
+    """The clipped surrogate of GRPO."""
+
+    type: Literal["dapo", "grpo", "dr_grpo", "bnpo"]
+    clip_low: float = Field(gt=0.0, lt=1.0)
+    clip_high: PositiveFloat
+    kl: NonNegativeFloat
+    """Coefficient of the KL term; 0 loads no reference model."""
+
+
+class Sampling(Strict):
+    """How captions are sampled during training."""
+
+    temperature: PositiveFloat
+    top_p: float = Field(gt=0.0, le=1.0)
+    top_k: NonNegativeInt
+    max_new_tokens: PositiveInt
+
+
+class Train(Strict):
+    """Section `train`."""
+
+    seed: int = Field(ge=0)
+    steps: PositiveInt
+    """Generation phases; each samples `global_batch_size` captions."""
+    global_batch_size: PositiveInt
+    """Captions per generation phase, over all ranks."""
+    group_size: int = Field(ge=2)
+    """Captions per picture, G."""
+    updates_per_step: PositiveInt
+    """Optimiser steps per generation phase."""
+    micro_batch_size: PositiveInt
+    """Captions per forward and backward pass on one rank."""
+    precision: Literal["float32", "bfloat16"]
+    sampler: Literal["transformers"]
+    frozen: tuple[str, ...] = Field(strict=False)
+    """Prefixes of parameter names that are not trained."""
+    optimizer: Optimizer
+    loss: Loss
+    sampling: Sampling
+    reward_weights: dict[RewardName, NonNegativeFloat]
+    """A reward is on if and only if it stands here."""
+    length_mask: LengthMask
+    advantage: Annotated[Gdpo | Grpo, Field(discriminator="name")]
+    judge: JudgeParams
+    samples_every: PositiveInt
+    sample_images: int = Field(ge=1, le=16)
+    save_every: PositiveInt
+    """Steps between checkpoints."""
+
+    @field_validator("reward_weights")
+    @classmethod
+    def _some_reward(cls, weights: dict[str, float]) -> dict[str, float]:
+        if not any(weight > 0 for weight in weights.values()) or not all(map(math.isfinite, weights.values())):
+            raise ValueError("at least one weight must be above zero, and all finite")
+        return weights
+
+    @model_validator(mode="after")
+    def _batch_holds_groups(self) -> Train:
+        if self.global_batch_size % self.group_size:
+            raise ValueError(
+                f"group_size ({self.group_size}) must divide global_batch_size ({self.global_batch_size})"
+            )
+        update, micro = self.global_batch_size // self.updates_per_step, self.micro_batch_size
+        if self.global_batch_size % self.updates_per_step or update % micro:
+            raise ValueError(
+                f"global_batch_size ({self.global_batch_size}) must be updates_per_step ({self.updates_per_step}) "
+                f"times a multiple of micro_batch_size ({micro})"
+            )
+        return self

@@ -1,0 +1,75 @@
+"""Where things live: the main checkout, its work folder, its tracking store; the key of resumable work.
+
+Results belong to the checkout (or worktree) in which a stage runs; what several runs share (``.work``, ``mlruns``,
+``.prefect``) belongs to the main checkout, also when a run works in one of its worktrees. ``BALCAP_WORK`` moves
+``.work``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from balcap.hashing import content_md5
+
+
+@cache
+def main_checkout(start: Path | None = None) -> Path:
+    """The checkout that owns the repository: the folder itself, or the one whose worktree (or DVC copy) it is."""
+    here = (start or Path.cwd()).resolve()
+    for parent in (here, *here.parents):  # `dvc exp run --temp` and `--queue` work in a clone below .dvc/tmp
+        if parent.name == ".dvc":
+            return parent.parent
+    try:
+        common = subprocess.run(
+            ["git", "rev-parse", "--path-format=absolute", "--git-common-dir"],
+            cwd=here, capture_output=True, text=True, check=True, timeout=30,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return here
+    return Path(common).parent
+
+
+def work_root() -> Path:
+    """The folder of resumable work, absolute."""
+    return Path(os.environ.get("BALCAP_WORK") or main_checkout() / ".work").resolve()
+
+
+def mlruns() -> Path:
+    """The folder of the local tracking store, absolute."""
+    return main_checkout() / "mlruns"
+
+
+def resolve(text: str, params: dict[str, Any]) -> str:
+    """Fill DVC's ``${section.key}`` placeholders from parameters; raises ``KeyError`` naming a missing key."""
+
+    def value(match: re.Match[str]) -> str:
+        node: Any = params
+        for part in match[1].split("."):
+            node = node[part]
+        return str(node)
+
+    return re.sub(r"\$\{([\w.]+)\}", value, text)
+
+
+def stage_inputs(stage: str, params: dict[str, Any], root: Path = Path()) -> dict[str, str]:
+    """Content hash of each dependency that ``dvc.yaml`` lists for ``stage``: its code and its data."""
+    spec = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    deps = sorted({resolve(dep, params) for dep in spec.get("deps", [])})
+    return {dep: content_md5(root / dep) for dep in deps}
+
+
+def work_key(stage: str, params: dict[str, Any], root: Path = Path()) -> str:
+    """Key of resumable work: parameters, inputs and code version of a stage. Equal keys may share work."""
+    spec = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    used = {name: params[name] for name in spec.get("params", [])}
+    facts = json.dumps({"params": used, "inputs": stage_inputs(stage, params, root)}, sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
