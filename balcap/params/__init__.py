@@ -81,7 +81,7 @@ def check_params(raw: dict[str, Any], source: str = "params.yaml") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise ParamsError("\n".join(_line(source, fault) for fault in error.errors())) from None
+        raise ParamsError("\n".join(_line(source, raw, fault) for fault in error.errors())) from None
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:
@@ -89,9 +89,9 @@ def load_params(path: Path | str = "params.yaml") -> Params:
     return check_params(read_params(path), str(path))
 
 
-def _line(source: str, fault: Any) -> str:
+def _line(source: str, raw: dict[str, Any], fault: Any) -> str:
     """One fault as ``file: key = value: what is allowed``."""
-    key = ".".join(str(part) for part in fault["loc"]) or "(the file)"
+    key = _key(raw, fault["loc"]) or "(the file)"
     if fault["type"] == "extra_forbidden":
         return f"{source}: {key} = {fault['input']!r}: unknown key; {_allowed_keys(fault['loc'])}"
     if fault["type"] == "missing":
@@ -99,6 +99,17 @@ def _line(source: str, fault: Any) -> str:
     reason = fault["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(fault["input"], dict | Strict) else f" = {fault['input']!r}"
     return f"{source}: {key}{shown}: {reason}"
+
+
+def _key(raw: Any, loc: tuple[Any, ...]) -> str:
+    """The dotted key as a person writes it: pydantic's location without the tags of its unions."""
+    parts = []
+    for i, part in enumerate(loc):
+        known = isinstance(raw, dict) and part in raw
+        if known or isinstance(raw, list) or i == len(loc) - 1:
+            parts.append(str(part))
+            raw = raw[part] if known else None
+    return ".".join(parts)
 
 
 def _allowed_keys(loc: tuple[Any, ...]) -> str:

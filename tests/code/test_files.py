@@ -1,0 +1,67 @@
+"""Nothing half-written under a final name; locks that a dead holder frees."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from balcap.files import Busy, atomic_path, locked, write_json
+
+
+def test_a_file_appears_only_when_complete(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    with atomic_path(path) as tmp:
+        tmp.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with atomic_path(folder) as tmp:
+        tmp.mkdir()
+        (tmp / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(folder) as tmp:
+        tmp.mkdir()
+        (tmp / "a").write_text("half")
+        raise RuntimeError
+    assert (folder / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with atomic_path(tmp_path / "out") as tmp:
+            tmp.mkdir()
+            (tmp / name).touch()
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["b"]
+
+
+def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": 1, "a": None})
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": 1}
+
+
+HOLD = "import sys, time; from balcap.files import locked\nwith locked(sys.argv[1], 5): print('held', flush=True); time.sleep(60)"
+
+
+def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
+    lock = tmp_path / "x.lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(Busy, match=str(holder.pid)), locked(lock, timeout=0.2):
+            pass
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait(timeout=10)
+        with locked(lock, timeout=5):
+            assert lock.read_text() == str(os.getpid())

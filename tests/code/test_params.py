@@ -1,0 +1,104 @@
+"""Parameters fail before anything runs, with file, key, value and what is allowed."""
+
+from __future__ import annotations
+
+import copy
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balcap.params import ParamsError, check_params, load_params, read_params
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+EMBEDDED = read_params(ROOT / "recipes/embedded.yaml")
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    """The embedded recipe with dotted keys (``__`` for a dot) set."""
+    raw = copy.deepcopy(EMBEDDED)
+    for key, value in values.items():
+        *path, last = key.split("__")
+        node = raw
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return raw
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_complete_and_names_itself(path: Path) -> None:
+    assert load_params(path).recipe == path.stem
+    assert path.read_text().startswith("#"), "a recipe opens with how to run it"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"train__group_size": 7}, ["train", "group_size (7)", "global_batch_size (128)"]),
+        ({"train__length_mask__tau_low": 2.0}, ["train.length_mask", "tau_low (2.0)", "tau_high (2.0)"]),
+        ({"train__reward_weights": {"precision": 0.0}}, ["train.reward_weights", "above zero"]),
+        ({"train__reward_weights__recall": -1.0}, ["train.reward_weights.recall", "-1.0"]),
+        ({"train__reward_weights__beauty": 1.0}, ["train.reward_weights.beauty", "precision"]),
+        ({"train__rewrd_weights": {}}, ["train.rewrd_weights", "unknown key", "reward_weights"]),
+        ({"prepare__source__conut": 3}, ["prepare.source.conut", "unknown key", "count"]),
+        ({"prepare__source__count": "many"}, ["prepare.source.count", "'many'", "integer"]),
+        ({"prepare__path": "../elsewhere"}, ["prepare.path", "'../elsewhere'", "ln -s"]),
+        ({"train__advantage__name": "ppo"}, ["train.advantage", "'ppo'", "'gdpo'", "'grpo'"]),
+        ({"evaluate__allow_training_judge": False}, ["evaluate.judge", "oracle", "allow_training_judge"]),
+        ({"register__alias": "champion"}, ["register.alias", "promotion"]),
+        ({"train__micro_batch_size": 48}, ["micro_batch_size (48)"]),
+        ({"warmstart__model": None}, ["warmstart", "checkpoint"]),
+        ({"trian": {}}, ["trian", "unknown key", "train"]),
+    ],
+)
+def test_a_fault_names_key_value_and_what_is_allowed(values: dict[str, Any], expected: list[str]) -> None:
+    with pytest.raises(ParamsError) as error:
+        check_params(changed(**values), "my.yaml")
+    for part in ("my.yaml", *expected):
+        assert part in str(error.value)
+
+
+def test_several_faults_are_told_at_once() -> None:
+    with pytest.raises(ParamsError) as error:
+        check_params(changed(train__seed=-1, evaluate__bootstrap=1))
+    assert len(str(error.value).splitlines()) == 2
+
+
+@given(st.sampled_from(sorted(EMBEDDED)))
+def test_a_missing_section_is_named(section: str) -> None:
+    raw = {key: value for key, value in EMBEDDED.items() if key != section}
+    with pytest.raises(ParamsError, match=f"{section} is missing"):
+        check_params(raw)
+
+
+def test_unreadable_files_are_explained(tmp_path: Path) -> None:
+    for content, expected in [(None, "no such file"), ("a: [", "not valid YAML"), ("- 1", "expected sections")]:
+        path = tmp_path / "params.yaml"
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(ParamsError, match=expected):
+            load_params(path)
+
+
+def test_checking_is_fast() -> None:
+    start = time.process_time()
+    for _ in range(20):
+        check_params(EMBEDDED)
+    assert time.process_time() - start < 2.0
+
+
+def test_values_cannot_change_after_loading() -> None:
+    params = check_params(EMBEDDED)
+    with pytest.raises(Exception, match="frozen"):
+        params.train.steps = 1  # type: ignore[misc]
+
+
+def test_params_yaml_is_a_recipe() -> None:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert raw == read_params(ROOT / "recipes" / f"{raw['recipe']}.yaml")
