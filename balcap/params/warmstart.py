@@ -79,6 +79,8 @@ class Warmstart(Strict):
     seed: int = Field(ge=0)
     prompt: str = Field(min_length=1)
     """The instruction that asks for a caption."""
+    max_new_tokens: PositiveInt
+    """Longest caption that the captioner writes when whoever asks sets no limit; kept in its `balcap.json`."""
     method: Annotated[ScenesMethod | ReferencesMethod | CheckpointMethod, Field(discriminator="name")]
     model: TinyModel | None
     """The architecture to build; null with a checkpoint."""
