@@ -16,7 +16,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test test-slow test-browser ui lint bench lock clean
+.PHONY: help setup demo test test-slow screenshots ui lint bench lock clean
 
 help:  ## show this text
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test-slow: $(READY)  ## the long checks: the embedded default learns, the demo r
 
 ui: $(READY)  ## Prefect and MLflow on loopback, over the state that runs left
 	@balcap ui
+
+screenshots: $(READY)  ## docs/images again, from what `make demo` left (needs Chromium)
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet -c constraints/core.txt -e '.[browser]' && python docs/screenshots.py
 
 lint: $(READY)  ## style and types
 	ruff check . && ruff format --check . && mypy
