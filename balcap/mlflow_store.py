@@ -1,0 +1,99 @@
+"""Where the MLflow store is, and a client for it that never waits for long.
+
+``MLFLOW_TRACKING_URI`` goes before ``runtime.tracking_uri``; without either the store is SQLite in the main checkout,
+``mlruns/mlflow.db``, with artifacts beside it. MLflow takes more than a second to import: only functions import it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from balcap import workspace
+from balcap.files import locked
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+"""MLflow's environment, where the user's own says nothing: short timeouts, nothing sent home."""
+CREATE_SECONDS = 60.0
+
+
+def tracking_uri(configured: str | None) -> str:
+    """The store's URI; ``configured`` is ``runtime.tracking_uri``."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or configured
+    return uri or f"sqlite:///{workspace.mlruns() / 'mlflow.db'}"
+
+
+def fingerprint(uri: str) -> str:
+    """A name for a store that can be written down: the URI may hold a password."""
+    return hashlib.sha256(uri.encode()).hexdigest()[:16]
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the store, which is created if it is a SQLite file that does not exist.
+
+    Also makes it the store of MLflow's own functions in this process. Raises MLflow's or SQLite's errors, and ``Busy``
+    when another process creates the file for more than a minute.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+    from mlflow.tracking import MlflowClient
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    file = _sqlite_file(uri)
+    if file is not None and not file.exists():
+        _create(uri, file)
+    return MlflowClient(uri, uri)
+
+
+def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+    """Find or create an experiment; a SQLite store keeps its artifacts in a folder beside the database."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        file = _sqlite_file(uri)
+        folder = (file.parent / name).as_uri() if file is not None else None
+        try:
+            return client.create_experiment(name, artifact_location=folder)
+        except MlflowException:  # another process was faster, or the store is in trouble: the next line tells
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return found.experiment_id
+
+
+def experiment_name(recipe: str) -> str:
+    """One MLflow experiment per recipe."""
+    return f"balcap-{recipe}"
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+
+
+def _create(uri: str, file: Path) -> None:
+    """Create the database; in write-ahead mode readers and the one writer do not wait for each other."""
+    from mlflow.tracking import MlflowClient
+
+    with locked(file.parent / ".create.lock", CREATE_SECONDS, "creation of the MLflow store"):
+        if not file.exists():
+            MlflowClient(uri, uri).search_experiments(max_results=1)
+            with sqlite3.connect(file) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+            connection.close()
