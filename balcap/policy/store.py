@@ -1,0 +1,172 @@
+"""A captioner on disk: a transformers folder with weights as safetensors only, plus ``balcap.json``.
+
+    policy = load_policy("models/base")
+    save_policy(policy, "models/policy")           # equal policies give equal bytes
+
+- **Nothing is unpickled or executed**: pickled weights in a folder are refused, code in it is never imported.
+- **vLLM** looks for CLIP towers under ``vision_tower.vision_model.``, transformers 5 writes ``vision_tower.``; keys are
+  renamed on writing, and transformers reads both (``stack``, section 6.5).
+- Library versions and origins are left out of the JSON files: the bytes depend on the captioner alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils import logging as hf_logging
+
+from balcap.files import atomic_path, write_json
+
+NOTE = "balcap.json"
+HISTORY = ("transformers_version", "is_local", "local_files_only", "name_or_path", "_name_or_path")
+"""Keys of the JSON files that tell how a folder came about, not what it holds."""
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack")
+"""Weights in formats that can run code or that nobody here wrote; only safetensors is read."""
+TOWER, NESTED = "vision_tower.", "vision_tower.vision_model."
+
+
+class PolicyError(ValueError):
+    """A folder that cannot be used as a captioner; the message names folder, reason and remedy."""
+
+
+@dataclass
+class Policy:
+    """A captioner in memory: the model, its processor and how it is asked."""
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    prompt: str
+    """The instruction that asks for a caption."""
+    restore_capitals: bool
+    """Whether its tokenizer lower-cases, so that capitals must be put back for display."""
+    max_new_tokens: int
+
+
+def load_policy(path: Path | str, device: str = "cpu", dtype: torch.dtype | str = torch.float32) -> Policy:
+    """Read a captioner folder; raises :class:`PolicyError` if it is missing, incomplete or not safe to read."""
+    path = Path(path)
+    check_folder(path)
+    note = _read_note(path)
+    with quiet():
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
+        processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    processor.tokenizer.padding_side = "left"
+    return Policy(model.to(device).eval(), processor, **note)
+
+
+def save_policy(policy: Policy, path: Path | str) -> None:
+    """Write a captioner folder; it appears complete or not at all. Equal policies give equal bytes."""
+    tokenizer = policy.processor.tokenizer
+    tokenizer.backend_tokenizer.no_padding()  # the state of the last call, not part of the tokenizer
+    tokenizer.backend_tokenizer.no_truncation()
+    with atomic_path(path) as folder:
+        with quiet():
+            policy.model.save_pretrained(folder)
+            policy.processor.save_pretrained(folder)
+        for weights in sorted(folder.glob("*.safetensors")):
+            _rename_keys(weights)
+        for text in sorted(folder.glob("*.json")):
+            _tidy_json(text)
+        write_note(folder, policy.prompt, policy.restore_capitals, policy.max_new_tokens)
+
+
+def write_note(folder: Path, prompt: str, restore_capitals: bool, max_new_tokens: int) -> None:
+    """Write ``balcap.json``: how this captioner is asked."""
+    note = {"prompt": prompt, "restore_capitals": restore_capitals, "max_new_tokens": max_new_tokens}
+    write_json(folder / NOTE, note)
+
+
+def check_folder(path: Path) -> None:
+    """Raise :class:`PolicyError` unless ``path`` is a transformers folder with safetensors and no pickled weights."""
+    if not (path / "config.json").is_file():
+        raise PolicyError(f"{path}: not a captioner folder (no config.json in it)")
+    pickled = sorted(p.name for p in path.iterdir() if p.suffix in PICKLED)
+    if pickled:
+        raise PolicyError(
+            f"{path}: {', '.join(pickled)}: only safetensors are read, other formats can run code; "
+            "convert the weights to safetensors and delete these files"
+        )
+    if not any(path.glob("*.safetensors")):
+        raise PolicyError(f"{path}: no *.safetensors in it")
+
+
+def weights_sha256(path: Path | str) -> str:
+    """One hash of all weights of a folder, independent of where it lies.
+
+    The sha256 of the lines ``HASH  NAME``, sorted by name, that ``sha256sum *.safetensors`` prints.
+    """
+    lines = []
+    for weights in sorted(Path(path).glob("*.safetensors"), key=lambda p: p.name):
+        with weights.open("rb") as f:
+            lines.append(f"{hashlib.file_digest(f, 'sha256').hexdigest()}  {weights.name}\n")
+    if not lines:
+        raise PolicyError(f"{path}: no *.safetensors in it")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and its notes about missing torchvision."""
+    level, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity(logging.ERROR)
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bar:
+            hf_logging.enable_progress_bar()
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    file = path / NOTE
+    try:
+        note = json.loads(file.read_text(encoding="utf-8"))
+        kinds = {"prompt": str, "restore_capitals": bool, "max_new_tokens": int}
+        if set(note) == set(kinds) and all(type(note[key]) is kind for key, kind in kinds.items()):
+            return note
+        reason = f"needs exactly {', '.join(kinds)}"
+    except FileNotFoundError:
+        reason = "missing; the warm start writes it"
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        reason = f"not valid: {error}"
+    raise PolicyError(f"{file}: {reason}")
+
+
+def _nested(key: str) -> str:
+    """The name under which vLLM looks for a weight of the tower; other names as they are."""
+    head, found, tail = key.partition(TOWER)
+    return f"{head}{NESTED}{tail}" if found and head in ("", "model.") and not key.startswith(head + NESTED) else key
+
+
+def _rename_keys(weights: Path) -> None:
+    """Rewrite one safetensors file under vLLM's names; a file without a tower stays as it is."""
+    with safe_open(weights, "pt") as f:
+        tensors = {_nested(key): f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+        if set(tensors) != set(f.keys()):
+            with atomic_path(weights) as tmp:  # tensors may still be views of the file
+                save_file(tensors, tmp, metadata={"format": "pt"})
+
+
+def _tidy_json(file: Path) -> None:
+    """Rename keys in the index of sharded weights; drop history; sort. The tokenizer's own file stays as it is."""
+    if file.name == "tokenizer.json":
+        return
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content = {key: value for key, value in content.items() if key not in HISTORY}
+    if "weight_map" in content:
+        content["weight_map"] = {_nested(key): name for key, name in content["weight_map"].items()}
+    write_json(file, content)
