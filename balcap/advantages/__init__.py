@@ -1,0 +1,28 @@
+"""Rewards into advantages: pure functions on arrays, one file per rule, nothing of torch in them.
+
+rule = make_rule(params.train.advantage)
+advantages = rule(rewards, masked, group_size, weights)       # float64 [N] from [N, K], [N], int, [K]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balcap.advantages.base import Array
+from balcap.advantages.gdpo import gdpo
+from balcap.advantages.grpo import grpo
+from balcap.params.train import Gdpo, Grpo
+
+__all__ = ["RULES", "Rule", "make_rule"]
+
+Rule = Callable[[Array, NDArray[np.bool_], int, Array], Array]
+RULES: dict[str, Callable[..., Array]] = {"gdpo": gdpo, "grpo": grpo}
+
+
+def make_rule(params: Gdpo | Grpo) -> Rule:
+    """The rule that ``train.advantage`` names, with its settings."""
+    return partial(RULES[params.name], **params.model_dump(exclude={"name"}))

@@ -1,0 +1,44 @@
+"""NaN-aware statistics in float64, shared by the advantage rules.
+
+TRL computes advantages in float32: in a batch whose groups are all constant, rounding in the mean leaves residues that
+the division by a spread of nearly zero blows up. Here a spread below :data:`TOLERANCE` counts as zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+TOLERANCE = 1e-6
+"""Rewards are shares of a few dozen statements: two that differ at all differ by far more; float32 noise by less."""
+
+
+def mean(values: Array, axis: int | None = None) -> Array:
+    """Mean of the known values along ``axis`` (kept); 0.0 where none is known."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=axis, keepdims=True)
+    return np.where(known, values, 0.0).sum(axis=axis, keepdims=True) / np.maximum(count, 1)
+
+
+def std(values: Array, ddof: int, axis: int | None = None) -> Array:
+    """Standard deviation of the known values along ``axis`` (kept); 0.0 below the tolerance or with too few values."""
+    known = ~np.isnan(values)
+    square = np.where(known, values - mean(values, axis), 0.0) ** 2
+    free = known.sum(axis=axis, keepdims=True) - ddof
+    spread = np.sqrt(square.sum(axis=axis, keepdims=True) / np.maximum(free, 1))
+    return np.where((free > 0) & (spread > TOLERANCE), spread, 0.0)
+
+
+def centred(values: Array, centre: Array, spread: Array, eps: float) -> Array:
+    """(values - centre) / (spread + eps), and 0.0 where the spread is zero; unknown stays NaN."""
+    return np.where(spread > 0.0, (values - centre) / (spread + eps), np.where(np.isnan(values), np.nan, 0.0))
+
+
+def in_groups(rewards: Array, group_size: int) -> Array:
+    """Rewards [N, K] as float64 [groups, group_size, K]; raises ``ValueError`` when groups do not fit."""
+    rewards = np.asarray(rewards, dtype=np.float64)
+    if rewards.ndim != 2 or len(rewards) % group_size:
+        raise ValueError(f"rewards of shape {rewards.shape} are not whole groups of {group_size}")
+    return rewards.reshape(-1, group_size, rewards.shape[1])

@@ -1,0 +1,60 @@
+"""Judgements into rewards: pure arithmetic, one file per reward (``precision``, ``recall``, ``linguistic``).
+
+    rewards, masked = score(judgements, captions, reference, weights, judge.fills, params.length_mask)
+
+0.0 is "known, and worst"; NaN is "unknown"; they are never exchanged. A new reward is one file and one line below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balcap.params.train import LengthMask
+from balcap.records import MARKS, Caption, Judgement, Reference
+from balcap.rewards import length
+from balcap.rewards.base import Reward
+from balcap.rewards.linguistic import linguistic, over
+from balcap.rewards.precision import precision
+from balcap.rewards.recall import recall
+
+__all__ = ["REWARDS", "Reward", "bind", "names", "score"]
+
+REWARDS: dict[str, Reward] = {"precision": precision, "recall": recall, "linguistic": linguistic}
+
+
+def bind(fills: Iterable[str]) -> dict[str, Reward]:
+    """The rewards for a judge that fills these parts: the linguistic one over the marks that this judge gives.
+
+    A reward whose ``needs`` the judge cannot fill stays unknown (NaN) for every caption that is worth something.
+    """
+    given = frozenset(fills)
+    return {**REWARDS, "linguistic": over(tuple(mark for mark in MARKS if mark in given))}
+
+
+def names(weights: Mapping[str, float]) -> tuple[str, ...]:
+    """The rewards that are on (those that ``weights`` names), in a fixed order: the columns of :func:`score`."""
+    return tuple(name for name in REWARDS if name in weights)
+
+
+def score(
+    judgements: Sequence[Judgement],
+    captions: Sequence[Caption],
+    reference: Reference,
+    weights: Mapping[str, float],
+    fills: Iterable[str],
+    mask: LengthMask,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Rewards [N, K] and the length mask [N] of captions of one picture; the linguistic column stands behind the mask.
+
+    Columns are in the order of :func:`names`; weights are not applied here.
+    """
+    table = bind(fills)
+    rewards = np.empty((len(captions), len(names(weights))))
+    for n, (judgement, caption) in enumerate(zip(judgements, captions, strict=True)):
+        for k, name in enumerate(names(weights)):
+            value = table[name](judgement, caption, reference)
+            rewards[n, k] = length.apply(value, caption, reference, mask) if name == "linguistic" else value
+    return rewards, np.array([length.masked(caption, reference, mask) for caption in captions], dtype=bool)

@@ -1,0 +1,22 @@
+"""Precision with pointability (paper, rewards): the share of a caption's assertions that are true and visible.
+
+    r_prec = |{ a in A(y) : verified(a) and pointable(a) }| / |A(y)|
+
+Assertions that fail a test stay in the denominator; a caption that asserts nothing has precision 0.
+"""
+
+from __future__ import annotations
+
+from balcap.records import Caption, Judgement, Reference
+from balcap.rewards.base import UNKNOWN, needing, worthless
+
+
+@needing("assertions")
+def precision(judgement: Judgement, caption: Caption, reference: Reference) -> float:
+    """In [0, 1]; NaN while the assertions are unknown."""
+    if worthless(caption):
+        return 0.0
+    if judgement.assertions is None:
+        return UNKNOWN
+    good = sum(a.verified and a.pointable for a in judgement.assertions)
+    return good / len(judgement.assertions) if judgement.assertions else 0.0
