@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sqlite3
 from pathlib import Path
@@ -93,6 +94,7 @@ def _create(uri: str, file: Path) -> None:
 
     with locked(file.parent / ".create.lock", CREATE_SECONDS, "creation of the MLflow store"):
         if not file.exists():
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # a line per migration
             MlflowClient(uri, uri).search_experiments(max_results=1)
             with sqlite3.connect(file) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,15 @@ class StageRun:
         if self._run_id is None and self._journal is not None:
             self._run_id = self._journal.state().get("run_id")
         return self._run_id
+
+    def wait_run_id(self, seconds: float) -> str | None:
+        """:attr:`run_id`, waited for up to ``seconds``; only for work that cannot start without it."""
+        deadline = time.monotonic() + seconds
+        while self.run_id is None and self._sender is not None and time.monotonic() < deadline:
+            if self._sender.poll() is not None:
+                break
+            time.sleep(0.1)
+        return self.run_id
 
     @_quietly
     def log(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
