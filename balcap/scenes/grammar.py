@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from balcap.scenes.world import BACKGROUNDS, COLOURS, NUMBERS, PLACES, SHAPES, SIZES, TEXTURES
 
+FUNCTION_WORDS = "a an the at there is are of picture shows background shape shapes left right above below and"
 VERBS = ("sits", "rests", "appears", "lies", "is")
 RELATIONS = ("left of", "right of", "above", "below")
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -109,10 +110,9 @@ def comment_clause(comment: str) -> str:
 
 def _words() -> tuple[str, ...]:
     """Every word that any sentence form can use, and the full stop."""
-    fixed = "a an the at there is are of picture shows background shape shapes left right above below and".split()
     comments = [word for comment in COMMENTARY for word in comment_clause(comment).split()]
     facts = (*SHAPES, *COLOURS, *SIZES, *BACKGROUNDS, *TEXTURES, *PLACES, *NUMBERS, *VERBS)
-    return tuple(dict.fromkeys((".", *fixed, *facts, *comments)))
+    return tuple(dict.fromkeys((".", *FUNCTION_WORDS.split(), *facts, *comments)))
 
 
 VOCABULARY: tuple[str, ...] = _words()

@@ -69,14 +69,14 @@ def _clauses(w: _Writer) -> list[str]:
     if w.chance(COUNT):
         clauses.append(grammar.count_clause(_count(w)))
     clauses += [object_form(said, w.rng, PLACE_FIRST) for said in objects]
-    if objects and w.fault(UNPLACED):
-        clauses.append(grammar.unplaced_clause(replace(w.rng.choice(objects), cell=None)))
+    if w.fault(UNPLACED):
+        clauses.append(grammar.unplaced_clause(replace(_glance(w), cell=None)))
     if w.chance(RELATION) and (relation := pick_relation(objects, w.rng)):
         clauses.append(_reverse(relation) if w.fault(WRONG_RELATION) else relation)
     if not w.fault(1 - BACKGROUND) or not clauses:
         clauses.append(_background(w))
     if w.fault(RAMBLE):
-        clauses += [_ramble(w, objects) for _ in range(w.rng.randint(2, 5))]
+        clauses += [_ramble(w) for _ in range(w.rng.randint(2, 5))]
     return clauses
 
 
@@ -136,9 +136,13 @@ def _background(w: _Writer) -> str:
     return grammar.background_clause(colour, texture)
 
 
-def _ramble(w: _Writer, objects: list[Said]) -> str:
-    invented = not objects or w.chance(RAMBLE_INVENTED)
-    return object_form(_invent(w) if invented else w.rng.choice(objects), w.rng, PLACE_FIRST)
+def _glance(w: _Writer) -> Said:
+    """Any thing of the scene once more, whether it was mentioned or not."""
+    return _see(w, w.rng.choice(w.scene.things))
+
+
+def _ramble(w: _Writer) -> str:
+    return object_form(_invent(w) if w.chance(RAMBLE_INVENTED) else _glance(w), w.rng, PLACE_FIRST)
 
 
 def _comments(w: _Writer) -> list[str]:
@@ -148,18 +152,18 @@ def _comments(w: _Writer) -> list[str]:
 
 
 def _break(w: _Writer, clause: str) -> str:
-    """A clause with one grammar fault now and then."""
+    """A clause with one grammar fault now and then, if it has the word that the fault needs."""
     if not w.fault(GRAMMAR):
         return clause
     words = clause.split()
     fault = w.rng.choice((_drop_article, _drop_verb, _wrong_agreement, _wrong_article, _double_word))
-    return " ".join(fault(words, w.rng)) or clause
+    return " ".join(fault(words, w.rng))
 
 
 def _drop(words: list[str], kind: tuple[str, ...], rng: Random) -> list[str]:
     places = [i for i, word in enumerate(words) if word in kind]
     if not places:
-        return _double_word(words, rng)
+        return words
     at = rng.choice(places)
     return words[:at] + words[at + 1 :]
 
@@ -175,7 +179,7 @@ def _drop_verb(words: list[str], rng: Random) -> list[str]:
 def _swap(words: list[str], pairs: dict[str, str], rng: Random) -> list[str]:
     places = [i for i, word in enumerate(words) if word in pairs]
     if not places:
-        return _double_word(words, rng)
+        return words
     at = rng.choice(places)
     return [*words[:at], pairs[words[at]], *words[at + 1 :]]
 

@@ -11,12 +11,12 @@ from random import Random
 
 from balcap.scenes import grammar
 from balcap.scenes.grammar import Said
-from balcap.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES, Scene, Thing
+from balcap.scenes.world import COLOURS, SIZES, Scene, Thing
 
 OBJECT, COLOUR, SIZE, COUNT, RELATION, BACKGROUND, TEXTURE = 0.93, 0.96, 0.85, 0.75, 0.8, 0.92, 0.85
 """How often each fact is stated."""
 WRONG = 0.03
-"""How often a stated attribute is wrong."""
+"""How often a stated colour or size is wrong; shape, place, number and background never are."""
 PLACE_FIRST = 0.5
 
 
@@ -31,15 +31,15 @@ def teacher_caption(scene: Scene, seed: int) -> str:
     if rng.random() < RELATION and (relation := pick_relation(objects, rng)):
         clauses.append(relation)
     if rng.random() < BACKGROUND or not clauses:
-        texture = _maybe(rng, TEXTURE, scene.texture, TEXTURES)
-        clauses.append(grammar.background_clause(_attribute(rng, scene.background, BACKGROUNDS), texture))
+        texture = scene.texture if rng.random() < TEXTURE else None
+        clauses.append(grammar.background_clause(scene.background, texture))
     return grammar.text(clauses)
 
 
 def describe(thing: Thing, rng: Random) -> Said:
     """A thing as the teacher sees it."""
     return Said(
-        shape=_attribute(rng, thing.shape, SHAPES),
+        shape=thing.shape,
         colour=_maybe(rng, COLOUR, thing.colour, COLOURS),
         size=_maybe(rng, SIZE, thing.size, SIZES),
         cell=thing.cell,
@@ -67,26 +67,20 @@ def true_relations(first: int, second: int) -> list[str]:
 def pick_relation(objects: list[Said], rng: Random) -> str | None:
     """A true relation between two things that colour and shape tell apart, or ``None``."""
     named = [Said(said.shape, said.colour, None, said.cell) for said in objects]
-    pairs = [
-        (a, b, relation)
+    found = [
+        (a, relation, b)
         for a in named
         for b in named
         if a.noun() != b.noun() and a.cell is not None and b.cell is not None
         for relation in true_relations(a.cell, b.cell)
     ]
-    return grammar.relation_clause(*_reordered(rng.choice(pairs))) if pairs else None
-
-
-def _reordered(pair: tuple[Said, Said, str]) -> tuple[Said, str, Said]:
-    return pair[0], pair[2], pair[1]
-
-
-def _attribute(rng: Random, true: str, values: tuple[str, ...]) -> str:
-    return other(rng, true, values) if rng.random() < WRONG else true
+    return grammar.relation_clause(*rng.choice(found)) if found else None
 
 
 def _maybe(rng: Random, rate: float, true: str, values: tuple[str, ...]) -> str | None:
-    return _attribute(rng, true, values) if rng.random() < rate else None
+    if rng.random() >= rate:
+        return None
+    return other(rng, true, values) if rng.random() < WRONG else true
 
 
 def other(rng: Random, true: str, values: tuple[str, ...]) -> str:
