@@ -7,3 +7,7 @@
 
 ``champion`` is moved by promotion only; nothing here touches it.
 """
+
+from balcap.registry.ensure import ensure_registered
+
+__all__ = ["ensure_registered"]
