@@ -109,17 +109,16 @@ def clauses(sentence: str) -> tuple[str, ...]:
 
 
 def _parts(sentence: str, border: re.Pattern[str], least: int) -> list[str]:
-    """Cut at ``border`` where both neighbours hold ``least`` different content words; the text itself is kept."""
-    parts: list[str] = []
-    start = 0
-    for match in [*border.finditer(sentence), None]:
-        end = match.start() if match else len(sentence)
-        rest = sentence[match.end() :] if match else ""
-        here = len(set(content_words(sentence[start:end])))
-        if match is None or (here >= least and len(set(content_words(rest))) >= least):
-            parts.append(sentence[start:end].strip(" ,"))
-            start = match.end() if match else end
-    return parts
+    """Cut at ``border`` where what stands before and the next piece hold ``least`` different content words each."""
+    cuts = [*border.finditer(sentence)]
+    ends = [cut.start() for cut in cuts] + [len(sentence)]
+    parts, start = [], 0
+    for cut, end in zip(cuts, ends[1:], strict=True):
+        before, following = sentence[start : cut.start()], sentence[cut.end() : end]
+        if min(len(set(content_words(before))), len(set(content_words(following)))) >= least:
+            parts.append(before.strip(" ,"))
+            start = cut.end()
+    return [*parts, sentence[start:].strip(" ,")]
 
 
 @lru_cache(maxsize=8192)

@@ -1,0 +1,82 @@
+"""One caption scored in a notebook: ``balcap.score(image, caption, reference)``.
+
+    import balcap
+    result = balcap.score("tower.jpg", "A white tower stands on a hill.", "A white tower with a red door …")
+    result.rewards            {"precision": 1.0, "recall": 0.5, "linguistic": 1.0}
+    result.judgement          every statement with its verdicts, every unit with its coverage
+
+The judge is ``lexical``, which sees words only (its limits: ``balcap.judge.lexical``), or the oracle for a
+:class:`~balcap.records.Sample` that carries its scene.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from balcap.collect.units import split_units
+from balcap.hashing import image_id
+from balcap.images import decode
+from balcap.judge import JUDGES
+from balcap.records import Caption, Judgement, Reference, Sample
+from balcap.rewards import REWARDS, bind, length
+
+DEADLINE_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What is known of one caption; rewards in [0, 1], NaN = unknown, the linguistic one without the length mask."""
+
+    rewards: dict[str, float]
+    length_ratio: float
+    """Words of the caption per word of the reference; training masks the linguistic reward outside its interval."""
+    judgement: Judgement
+    reference: Reference
+    judge: str
+
+
+def score(
+    image: Sample | Image.Image | bytes | str | Path, caption: Caption | str, reference: Reference | str
+) -> Scored:
+    """Judge one caption of one picture against a reference, whose units are split from the text if it is a string.
+
+    ``image`` is a path, encoded bytes, a PIL image or a stored sample. Raises ``balcap.images.Rejected`` for bytes that
+    are no picture, ``FileNotFoundError`` for a missing file, ``TypeError`` for anything else.
+    """
+    sample = image if isinstance(image, Sample) else _sample(image)
+    said = caption if isinstance(caption, Caption) else Caption(caption)
+    target = reference if isinstance(reference, Reference) else _reference(sample.image_id, reference)
+    judge = JUDGES["oracle" if "scene" in sample.meta else "lexical"]()
+    task = judge.judge_group(sample, target, [said])
+    # in a thread of its own, because a notebook's thread already runs an event loop
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        (judgement,) = pool.submit(asyncio.run, asyncio.wait_for(task, DEADLINE_SECONDS)).result()
+    rules = bind(judge.fills)
+    rewards = {name: float(rules[name](judgement, said, target)) for name in REWARDS}
+    return Scored(rewards, length.ratio(said, target), judgement, target, judge.name)
+
+
+def _sample(image: Image.Image | bytes | str | Path) -> Sample:
+    """A picture as a sample without scene, under its identity."""
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "PNG")
+        data = buffer.getvalue()
+    elif isinstance(image, bytes):
+        data = image
+    elif isinstance(image, str | Path):
+        data = Path(image).read_bytes()
+    else:
+        raise TypeError(f"image is {type(image).__name__}; give a path, bytes, a PIL image or a Sample")
+    rgb = decode(data)
+    return Sample(image_id(*rgb.size, rgb.tobytes()), data, "", "given", "unknown")
+
+
+def _reference(identity: str, text: str) -> Reference:
+    return Reference(identity, text, split_units(text), "given", "")
