@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 from balcap.params.prepare import Prepare
 
 
+class SourceError(ValueError):
+    """A fault of a source as a whole, or of what it gave; the message names the file or key, and the fix."""
+
+
 @dataclass(frozen=True)
 class RawImage:
     """A picture that a source knows of, not yet read.
