@@ -1,0 +1,81 @@
+"""The command line: ``balcap --help``. Commands of the library stand here; those that start flows in ``flows/cli.py``.
+
+Nothing heavy is imported before a command needs it, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    help="""Turns a folder of images into a better captioner, and proves that it is better.
+
+    Start with [bold]balcap demo[/bold] (or [bold]make demo[/bold]): the whole pipeline on a small drawn world, in about
+    ten minutes. Then change something and run it as an experiment:
+
+    [dim]$[/dim] balcap run -S train.reward_weights.recall=2 --name more-recall
+    [dim]$[/dim] dvc exp show          [dim]# every run is a DVC experiment[/dim]
+    [dim]$[/dim] balcap ui             [dim]# Prefect and MLflow in the browser[/dim]
+    """,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipes = typer.Typer(
+    help="""Recipes: complete parameter files under recipes/, one per experiment.
+
+    [dim]$[/dim] balcap recipe list
+    [dim]$[/dim] balcap recipe show embedded
+    [dim]$[/dim] balcap recipe apply photos    [dim]# makes it params.yaml[/dim]
+    """,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+app.add_typer(recipes, name="recipe")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Recipe, as `balcap recipe list` names it.")]
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End with a message on stderr and an exit status."""
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@recipes.command("list")
+def list_() -> None:
+    """Name the recipes, each with what it is for."""
+    from balcap.recipes import recipe_names, recipe_summary
+
+    for name in recipe_names(Path()):
+        print(f"{name:<12} {recipe_summary(Path(), name)}")
+
+
+@recipes.command()
+def show(name: Name) -> None:
+    """Print a recipe."""
+    from balcap.params import ParamsError
+    from balcap.recipes import recipe_path
+
+    try:
+        print(recipe_path(Path(), name).read_text(encoding="utf-8"), end="")
+    except ParamsError as error:
+        fail(str(error))
+
+
+@recipes.command()
+def apply(name: Name) -> None:
+    """Make a recipe params.yaml, after checking it."""
+    from balcap.params import ParamsError
+    from balcap.recipes import apply_recipe
+
+    try:
+        apply_recipe(Path(), name)
+    except ParamsError as error:
+        fail(str(error))
+    print(f"params.yaml is now recipe {name}; `balcap run` runs it")

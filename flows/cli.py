@@ -1,0 +1,139 @@
+"""The console script ``balcap``: the library's commands (``balcap/cli.py``) and those that start flows or their UIs.
+
+balcap run | demo | ui | recipe …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from balcap.cli import app, fail
+
+if TYPE_CHECKING:
+    from flows.pipeline import RunResult
+
+CANCELLED = 130
+"""Exit status of a cancelled run, as a shell reports Ctrl-C."""
+Recipe = Annotated[str | None, typer.Option("--recipe", "-r", help="Recipe to start from, instead of params.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set-param", "-S", metavar="KEY=VALUE", help="Change a parameter, as DVC does.")
+]
+RunName = Annotated[str | None, typer.Option("--name", "-n", help="Name in Prefect, DVC and MLflow; else made up.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Write the results back into the working tree.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Run stages that have nothing to do, too; reuse the name.")]
+Targets = Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="Stages to run, with what they need.")]
+
+
+@app.command()
+def run(
+    targets: Targets = None,
+    recipe: Recipe = None,
+    overrides: Overrides = None,
+    name: RunName = None,
+    apply: Apply = False,
+    force: Force = False,
+) -> None:
+    """Run the pipeline in a worktree of its own; it ends as a DVC experiment.
+
+    The run takes HEAD plus your uncommitted changes of tracked files. Only stages with something to do are run.
+
+    [dim]$[/dim] balcap run
+    [dim]$[/dim] balcap run --recipe photos --name photos-1
+    [dim]$[/dim] balcap run -S train.reward_weights.recall=2 -S train.steps=50
+    [dim]$[/dim] balcap run --apply          [dim]# results into reports/, models/, dvc.lock[/dim]
+    [dim]$[/dim] balcap run prepare          [dim]# this stage and what it needs[/dim]
+    """
+    result = _execute(tuple(targets or ()), recipe, tuple(overrides or ()), name, apply, force)
+    print(f"\nrun {result.name} is complete")
+    _print_names(result)
+
+
+@app.command()
+def demo() -> None:
+    """Run everything on the embedded default and show what became better. Results land in the working tree."""
+    from balcap.recipes import apply_recipe
+
+    with _explained():
+        checkout = _checkout()
+        if not (checkout / "params.yaml").exists():
+            apply_recipe(checkout, "embedded")
+    result = _execute((), None, (), None, True, False)
+    from flows.demo import print_captions, print_metrics
+
+    print_captions(checkout)
+    print_metrics(checkout)
+    print(f"\nreport        {checkout / 'reports/evaluate/report.html'}")
+    _print_names(result)
+
+
+@app.command()
+def ui(
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect UI.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
+) -> None:
+    """Show the Prefect and MLflow UIs on this machine, over the state that runs left. Ctrl-C ends both."""
+    from flows.ui import serve
+
+    with _explained():
+        serve(_checkout(), prefect_port, mlflow_port)
+
+
+def _execute(
+    targets: tuple[str, ...], recipe: str | None, overrides: tuple[str, ...], name: str | None, apply: bool, force: bool
+) -> RunResult:
+    from pydantic import ValidationError
+
+    from flows.local import RunFailed, execute
+    from flows.request import RunRequest
+
+    with _explained():
+        try:
+            request = RunRequest(
+                recipe=recipe, overrides=overrides, name=name, apply=apply, targets=targets, force=force
+            )
+        except ValidationError as error:
+            fault = error.errors()[0]
+            fail(f"--{fault['loc'][0]} {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}", 2)
+        try:
+            return execute(request, _checkout())
+        except RunFailed as error:
+            fail(str(error), CANCELLED if error.cancelled else 1)
+
+
+def _checkout() -> Path:
+    from flows._git import checkout_of
+
+    return checkout_of(Path.cwd())
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Faults that their message explains end with it, without a traceback."""
+    from balcap.files import Busy
+    from balcap.params import ParamsError
+    from flows._dvc import DvcFault, OverrideError
+    from flows._git import GitFault
+    from flows._server import ServerFault
+    from flows._worktree import NameTaken
+
+    try:
+        yield
+    except (Busy, ParamsError, DvcFault, OverrideError, GitFault, ServerFault, NameTaken) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("stopped by Ctrl-C", CANCELLED)
+
+
+def _print_names(result: RunResult) -> None:
+    print(f"Prefect       flow run {result.name} (balcap ui)")
+    print(f"DVC           experiment {result.name} (dvc exp show)")
+    print(f"MLflow        run {result.name} (balcap ui)")
+
+
+if __name__ == "__main__":
+    app()
