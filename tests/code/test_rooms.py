@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 RANKS = [
-    {"params", "records", "records_io", "hashing", "files", "progress", "workspace"},
+    {"params", "records", "records_io", "hashing", "files", "progress", "workspace", "recipes", "mlflow_store"},
     {"scenes"},
     {"images", "sources", "collect", "expectations", "judge", "rewards", "advantages", "policy"},
     {"warmstart", "training", "evaluation", "registry"},
