@@ -1,6 +1,8 @@
 """Stage `collect_questions`: multiple-choice questions per picture.
 
-dvc repro --single-item collect_questions        or        python -m steps.collect_questions
+    dvc repro --single-item collect_questions        or        python -m steps.collect_questions
+
+Kill it at any time: run again, it goes on behind the last finished shard.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Stage `collect_references`: a writer captions each picture; captions are split into units.
 
-dvc repro --single-item collect_references        or        python -m steps.collect_references
+    dvc repro --single-item collect_references        or        python -m steps.collect_references
+
+Kill it at any time: run again, it goes on behind the last finished shard.
 """
 
 from __future__ import annotations
