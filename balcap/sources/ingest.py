@@ -51,7 +51,7 @@ def prepare(params: Prepare, workers: int, work: Path, images: Path, manifest: P
     """Write the folder ``images`` and the files ``manifest`` and ``rejects``; all three must not exist yet.
 
     The rejects table is also left as ``work/rejects.parquet``, for the case that the stage fails. Raises
-    :class:`SourceError` if the source is at fault, if more than ``limits.max_reject_share`` of it was refused, or if
+    :class:`SourceError` if the source is at fault, if more than ``limits.max_reject_share`` was refused, or if
     the disk is full.
     """
     try:
@@ -95,20 +95,25 @@ def _read_into(spill: Spill, params: Prepare, workers: int) -> None:
 
 
 def _check(done: Prepared, spill: Spill, params: Prepare, table: Path) -> None:
-    """Raise :class:`SourceError` where too much was refused, or nothing found."""
-    refused, kept = sum(done.reasons.values()), sum(done.splits.values())
+    """Raise :class:`SourceError` where too much was refused, or nothing found. A duplicate is no fault."""
+    kept = sum(done.splits.values())
+    refused = sum(n for reason, n in done.reasons.items() if reason != "duplicate")
     limit = params.limits.max_reject_share
-    if refused > limit * (refused + kept) or not kept:
-        shown = [f"  {row['origin']}: {row['reason']} {row['detail']}".rstrip() for row in islice(spill.rejects(), 5)]
-        more = [f"  and {refused - len(shown)} more"] if refused > len(shown) else []
-        allowed = f"; prepare.limits.max_reject_share allows {limit:.1%}" if kept else ", none is left"
-        lines = [
-            f"{refused} of {refused + kept} pictures of {params.path} were refused{allowed}:",
-            *shown,
-            *more,
-            f"All are in {table}. Mend or remove them, or raise the limit that they exceed.",
-        ]
-        raise SourceError("\n".join(lines) if refused else f"prepare.path: no picture in {params.path}")
+    if not kept and not refused:
+        raise SourceError(f"prepare.path: there is no picture in {params.path}")
+    if kept and refused <= limit * (refused + kept):
+        return
+    faults = (row for row in spill.rejects() if row["reason"] != "duplicate")
+    shown = [f"  {row['origin']}: {row['reason']}; {row['detail']}".rstrip("; ") for row in islice(faults, 5)]
+    more = [f"  and {refused - len(shown)} more"] if refused > len(shown) else []
+    lines = [
+        f"{refused} of {refused + kept} pictures of {params.path} ({refused / (refused + kept):.1%}) were refused; "
+        f"prepare.limits.max_reject_share allows {limit:.1%}, and one picture must be left:",
+        *shown,
+        *more,
+        f"All are in {table}. Mend or remove them, or raise the limit that they exceed.",
+    ]
+    raise SourceError("\n".join(lines))
 
 
 Found = Picture | Rejected
