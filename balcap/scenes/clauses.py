@@ -28,6 +28,7 @@ KIND: dict[str, str] = {
 
 HEADS = {"shape", "background", "count"}
 ADJECTIVES = {"colour", "size", "texture", "number"}
+NOUN_PHRASE = HEADS | ADJECTIVES
 LEADING = {"a", "an", "the", "at", "there", "is", "are", "picture", "shows"}
 """Words that open a clause: they go with what follows."""
 TOKEN = re.compile(r"[\w'-]+|[^\w\s]")
@@ -58,13 +59,16 @@ def clauses(words: list[str]) -> tuple[list[list[str]], int]:
 
 
 def split_run_on(words: list[str]) -> list[list[str]]:
-    """Cut before each key word whose place in the clause is taken, taking along the words that lead up to it."""
+    """Cut before each key word whose slot in the clause is taken, and before "at the top-left there ...".
+
+    The words that lead up to the key word go with it.
+    """
     parts, start, slots = [], 0, _Slots()
     for i, word in enumerate(words):
         kind = KIND.get(word)
         if kind is None:
             continue
-        if not slots.free(kind):
+        if not slots.free(kind) or (kind == "place" and slots.any() and _opens(words[i + 1 : i + 4])):
             cut = _lead(words, i, kind)
             parts.append(words[start:cut])
             start, slots = cut, _Slots()
@@ -75,11 +79,14 @@ def split_run_on(words: list[str]) -> list[list[str]]:
 
 
 class _Slots:
-    """Which places of a clause are taken; a relation opens a second set behind it."""
+    """Which slots of a clause are taken; a relation opens a second set behind it."""
 
     def __init__(self) -> None:
         self.taken: set[str] = set()
         self.related = False
+
+    def any(self) -> bool:
+        return self.related or bool(self.taken)
 
     def free(self, kind: str) -> bool:
         if kind == "relation":
@@ -96,9 +103,14 @@ class _Slots:
             self.taken.add("head" if kind in HEADS else kind)
 
 
+def _opens(following: list[str]) -> bool:
+    """Whether a place begins a clause: "at the top-left there is a ...", but not "... there are two shapes"."""
+    return following[:1] == ["there"] and all(KIND.get(word) != "number" for word in following)
+
+
 def _lead(words: list[str], at: int, kind: str) -> int:
-    """Where the clause of the key word at ``at`` begins: before its adjectives, article and opening words."""
-    while kind in HEADS and KIND.get(words[at - 1]) in ADJECTIVES:
+    """Where the clause of the key word at ``at`` begins: before other adjectives, article and opening words."""
+    while kind in NOUN_PHRASE and KIND.get(words[at - 1]) in ADJECTIVES - {kind}:
         at -= 1
     while words[at - 1] in LEADING:
         at -= 1

@@ -18,12 +18,13 @@ def covered(units: Iterable[str], caption: str) -> tuple[bool, ...]:
     said = parse(caption).atoms()
     known = set(said)
     return tuple(
-        bool(wanted := parse(unit).atoms()) and all(atom in known or _implied(atom, said) for atom in wanted)
+        bool(wanted := parse(unit).atoms()) and all(atom in known or implied(atom, said) for atom in wanted)
         for unit in units
     )
 
 
-def _implied(atom: Atom, said: list[Atom]) -> bool:
+def implied(atom: Atom, said: Iterable[Atom]) -> bool:
+    """Whether a relation, or a mention without a place, repeats in part what is said already."""
     if atom.kind == "relation":
         first, second = atom.value
         return any(

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
-from balcap.scenes.atoms import Atom, fits
-from balcap.scenes.coverage import mentioned
+from balcap.scenes.atoms import Atom
+from balcap.scenes.coverage import implied
 from balcap.scenes.grammar import well_formed
 from balcap.scenes.parse import Clause, Reading, parse
 
@@ -57,10 +57,7 @@ def _clarity(reading: Reading) -> int:
 
 
 def _nothing_new(clause: Clause, seen: set[Atom]) -> bool:
-    return all(
-        atom in seen or (atom.kind == "exists" and any(fits(thing, atom.value) for thing in mentioned(seen)))
-        for atom in clause.atoms
-    )
+    return all(atom in seen or implied(atom, seen) for atom in clause.atoms)
 
 
 def _fluency(reading: Reading) -> int:
