@@ -15,24 +15,18 @@ WRITER = "scenes"
 def write_reference(sample: Sample, seed: int) -> Reference:
     """The teacher's caption and its units; there is no prompt, so its hash is that of the empty text.
 
-    Raises ``ValueError`` if the sample carries no scene.
+    Raises ``ValueError`` if ``meta["scene"]`` is no scene.
     """
-    caption = teacher_caption(_scene(sample), seed)
+    caption = teacher_caption(Scene.from_json(sample.meta["scene"]), seed)
     return Reference(sample.image_id, caption, split_units(caption), WRITER, sha256_text(""))
 
 
 def write_questions(sample: Sample, seed: int, limit: int) -> list[Question]:
     """At most ``limit`` questions; the facts answer all of them, without the picture one can only guess.
 
-    Raises ``ValueError`` if the sample carries no scene.
+    Raises ``ValueError`` if ``meta["scene"]`` is no scene.
     """
     return [
         Question(sample.image_id, q.question, q.options, q.answer, 1.0, 1.0 / len(q.options))
-        for q in scene_questions(_scene(sample), seed, limit)
+        for q in scene_questions(Scene.from_json(sample.meta["scene"]), seed, limit)
     ]
-
-
-def _scene(sample: Sample) -> Scene:
-    if "scene" not in sample.meta:
-        raise ValueError(f"picture {sample.image_id} carries no scene; writer `scenes` needs prepare.source `scenes`")
-    return Scene.from_json(sample.meta["scene"])
