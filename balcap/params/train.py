@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from balcap.params.base import Strict
 from balcap.params.judge import JudgeParams
@@ -92,6 +100,9 @@ class Train(Strict):
     micro_batch_size: PositiveInt
     """Captions per forward and backward pass on one rank."""
     precision: Literal["float32", "bfloat16"]
+    """bfloat16 keeps float32 weights and computes under autocast."""
+    gradient_checkpointing: bool
+    """Recompute activations in the backward pass: less memory, more time, the same result."""
     sampler: Literal["transformers"]
     frozen: tuple[str, ...] = Field(strict=False)
     """Prefixes of parameter names that are not trained."""
@@ -103,8 +114,12 @@ class Train(Strict):
     length_mask: LengthMask
     advantage: Annotated[Gdpo | Grpo, Field(discriminator="name")]
     judge: JudgeParams
+    judge_deadline: PositiveFloat
+    """Seconds in which one step's captions must be judged; what is late is unknown."""
     samples_every: PositiveInt
+    """Steps between looks at what the captioner says of the sample images."""
     sample_images: int = Field(ge=1, le=16)
+    """Held-out pictures looked at; the last by `image_id`."""
     save_every: PositiveInt
     """Steps between checkpoints."""
 
@@ -118,9 +133,7 @@ class Train(Strict):
     @model_validator(mode="after")
     def _batch_holds_groups(self) -> Train:
         if self.global_batch_size % self.group_size:
-            raise ValueError(
-                f"group_size ({self.group_size}) must divide global_batch_size ({self.global_batch_size})"
-            )
+            raise ValueError(f"group_size ({self.group_size}) must divide global_batch_size ({self.global_batch_size})")
         update, micro = self.global_batch_size // self.updates_per_step, self.micro_batch_size
         if self.global_batch_size % self.updates_per_step or update % micro:
             raise ValueError(

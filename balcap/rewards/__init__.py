@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from balcap.rewards.recall import recall
 
 __all__ = ["REWARDS", "Reward", "bind", "names", "score"]
 
+Name = TypeVar("Name", bound=str)
+
 REWARDS: dict[str, Reward] = {"precision": precision, "recall": recall, "linguistic": linguistic}
 
 
@@ -34,7 +37,7 @@ def bind(fills: Iterable[str]) -> dict[str, Reward]:
     return {**REWARDS, "linguistic": over(tuple(mark for mark in MARKS if mark in given))}
 
 
-def names(weights: Mapping[str, float]) -> tuple[str, ...]:
+def names(weights: Mapping[Name, float]) -> tuple[str, ...]:
     """The rewards that are on (those that ``weights`` names), in a fixed order: the columns of :func:`score`."""
     return tuple(name for name in REWARDS if name in weights)
 
@@ -43,7 +46,7 @@ def score(
     judgements: Sequence[Judgement],
     captions: Sequence[Caption],
     reference: Reference,
-    weights: Mapping[str, float],
+    weights: Mapping[Name, float],
     fills: Iterable[str],
     mask: LengthMask,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -1,0 +1,146 @@
+"""What a run tells while it trains: a progress line, curves, and what the captioner says of a few fixed pictures.
+
+Curves and samples are kept in every checkpoint, so that a resumed run goes on with exactly the rows of the steps that
+the checkpoint has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from balcap.files import write_json
+from balcap.images import decode
+from balcap.params.train import Train
+from balcap.policy.generate import generate_captions
+from balcap.progress import Progress
+from balcap.records import Reference, Sample
+from balcap.tracking import StageRun
+from balcap.training.judging import Group, Judging
+from balcap.training.metrics import TIMES
+from balcap.training.trainer import CaptionTrainer
+
+HISTORY = "history.json"
+TRL_LOGS = (
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "entropy",
+    "kl",
+    "clip_ratio/region_mean",
+    "completions/clipped_ratio",
+)
+"""Of what TRL logs, the part that goes to MLflow under its own names."""
+
+
+@dataclass
+class History:
+    """Rows of the curves and of the samples so far; unknown numbers are ``None``, as JSON wants it."""
+
+    curves: list[dict[str, float | None]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, folder: Path) -> None:
+        """Into a checkpoint."""
+        write_json(folder / HISTORY, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> History:
+        """From a checkpoint."""
+        return cls(**json.loads((folder / HISTORY).read_text(encoding="utf-8")))
+
+
+class Reporter(TrainerCallback):
+    """Fills ``history``, prints progress, logs to MLflow; ``trainer`` is set before training starts."""
+
+    trainer: CaptionTrainer
+
+    def __init__(
+        self,
+        params: Train,
+        judging: Judging,
+        shown: Sequence[tuple[Sample, Reference]],
+        history: History,
+        run: StageRun,
+    ) -> None:
+        self.params, self.judging, self.shown, self.history, self.run = params, judging, shown, history, run
+        self.progress = Progress("train", params.steps, "steps")
+        self.progress.skip(len(history.curves))
+        self._logs: dict[str, float] = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not self.history.samples:
+            self._show(0)
+        self.trainer.clock.restart()
+
+    def on_pre_optimizer_step(self, *args: Any, **_: Any) -> None:
+        self._optimizer = self.trainer.clock("update")
+        self._optimizer.__enter__()
+
+    def on_optimizer_step(self, *args: Any, **_: Any) -> None:
+        self._optimizer.__exit__(None, None, None)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        step, rest = divmod(state.global_step, self.params.updates_per_step)
+        if rest:
+            return
+        times = self.trainer.clock.take() | {"judge_total": self.judging.seconds}
+        measured = self.trainer.measured
+        self.history.curves.append({"step": step} | {k: None if math.isnan(v) else v for k, v in measured.items()})
+        self.run.log(measured | {f"time/{name}": times.get(name, 0.0) for name in TIMES}, step=step)
+        means = {name: measured[f"reward/{name}/mean"] for name in self.judging.names}
+        self.progress.advance(note=" ".join(f"{name} {value:.2f}" for name, value in means.items()))
+        if step % self.params.samples_every == 0 or step == self.params.steps:
+            self._show(step)
+        self.trainer.clock.restart()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        found = {name: logs.get(name) for name in TRL_LOGS if logs and logs.get(name) is not None}
+        self.run.log(
+            {f"trl/{name}": value for name, value in found.items()}, state.global_step // self.params.updates_per_step
+        )
+
+    def on_save(self, *args: Any, **_: Any) -> None:
+        self.trainer.clock.restart()
+
+    def _show(self, step: int) -> None:
+        """What the captioner says of the fixed pictures now, judged as in training; leaves every random state alone."""
+        policy, params = self.trainer.policy, self.params
+        policy.model.eval()
+        captions = generate_captions(
+            policy,
+            [decode(sample.image) for sample, _ in self.shown],
+            temperature=params.sampling.temperature,
+            max_new_tokens=params.sampling.max_new_tokens,
+            seed=params.seed,
+            batch_size=params.micro_batch_size,
+        )
+        policy.model.train()
+        groups = [Group(*pair, [caption]) for pair, caption in zip(self.shown, captions, strict=True)]
+        self.judging.dispatch(groups, seed=step)
+        rows = []
+        for group, scored in zip(groups, self.judging.collect(), strict=True):
+            values = [None if math.isnan(value) else value for value in scored.rewards[0].tolist()]
+            rows.append(
+                {
+                    "step": step,
+                    "image_id": group.sample.image_id,
+                    "caption": group.captions[0].text,
+                    "truncated": group.captions[0].truncated,
+                    "verdict": json.dumps(asdict(scored.judgements[0]), sort_keys=True, ensure_ascii=False),
+                    **dict(zip(self.judging.names, values, strict=True)),
+                    "masked": bool(scored.masked[0]),
+                }
+            )
+        self.history.samples += rows
+        pictures = [group.sample.image for group in groups]
+        self.run.table("samples", pd.DataFrame(rows).assign(picture=pictures), images=["picture"])

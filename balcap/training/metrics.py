@@ -1,0 +1,62 @@
+"""What one generation phase looks like in numbers; every name of design section 6 but the times.
+
+reward/NAME/{mean, std, group_std, dead, unknown}   over captions; group_std the mean spread inside groups, dead the
+                                                    share of groups without any, unknown the share of captions
+length/{words, ratio, masked}    judge/failure_rate    advantage/std
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balcap.advantages.base import Array, mean, std
+
+REWARD = ("mean", "std", "group_std", "dead", "unknown")
+OTHER = ("length/words", "length/ratio", "length/masked", "judge/failure_rate", "advantage/std")
+TIMES = ("generate", "judge_total", "judge_exposed", "logprobs", "update", "step")
+
+
+def metric_names(rewards: Sequence[str]) -> list[str]:
+    """All names, in the order of the curves' columns."""
+    return [f"reward/{name}/{kind}" for name in rewards for kind in REWARD] + list(OTHER)
+
+
+def reward_metrics(name: str, column: Array, group_size: int) -> dict[str, float]:
+    """The five numbers of one reward [N]; mean and spread NaN when none is known."""
+    known = column[~np.isnan(column)]
+    inside = std(column.reshape(-1, group_size), ddof=1, axis=1)
+    nan = float("nan")
+    values = (
+        float(known.mean()) if len(known) else nan,
+        float(known.std(ddof=1)) if len(known) > 1 else nan,
+        float(inside.mean()),
+        float((inside == 0.0).mean()),
+        1.0 - len(known) / len(column),
+    )
+    return {f"reward/{name}/{kind}": value for kind, value in zip(REWARD, values, strict=True)}
+
+
+def batch_metrics(
+    names: Sequence[str],
+    rewards: Array,
+    masked: NDArray[np.bool_],
+    words: Array,
+    ratio: Array,
+    failure_rate: float,
+    advantages: Array,
+    group_size: int,
+) -> dict[str, float]:
+    """Metrics of one batch of captions: rewards [N, K], everything else [N], rows group after group."""
+    found: dict[str, float] = {}
+    for k, name in enumerate(names):
+        found |= reward_metrics(name, rewards[:, k], group_size)
+    return found | {
+        "length/words": float(words.mean()),
+        "length/ratio": float(mean(ratio)[0]) if not np.isnan(ratio).all() else float("nan"),
+        "length/masked": float(masked.mean()),
+        "judge/failure_rate": failure_rate,
+        "advantage/std": float(advantages.std()),
+    }

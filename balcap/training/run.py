@@ -1,0 +1,106 @@
+"""The entry of reinforcement learning: data, judge, captioner and TRL's trainer, resumed where an earlier run ended.
+
+    result = train(params.train, Path("models/base"), samples, references, work, run)
+    save_policy(result.policy, Path("models/policy"))
+
+Equal parameters, data and threads give equal weights, on one machine; a run that was killed goes on from its last
+checkpoint at the boundary of a generation phase and ends with the same weights as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from balcap.judge import make_judge
+from balcap.params.train import Train
+from balcap.policy.generate import chat_prompt, forbidden_tokens
+from balcap.policy.store import Policy, load_policy
+from balcap.records import Judge, Reference, Sample
+from balcap.rewards import bind
+from balcap.tracking import StageRun
+from balcap.training.callbacks import History, Reporter
+from balcap.training.config import grpo_config
+from balcap.training.data import TrainingError, dataset, with_reference
+from balcap.training.judging import Judging
+from balcap.training.trainer import CaptionTrainer, checkpoints
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The trained captioner, and the rows of the curves and samples of all its steps."""
+
+    policy: Policy
+    history: History
+    rewards: tuple[str, ...]
+
+
+def train(
+    params: Train,
+    base: Path,
+    samples: Iterable[Sample],
+    references: Mapping[str, Reference],
+    work: Path,
+    run: StageRun,
+    judge: Judge | None = None,
+) -> Trained:
+    """Train the captioner of folder ``base`` on the ``train`` pictures; shows the ``eval`` ones as it goes.
+
+    ``work`` holds the checkpoints. ``judge`` defaults to the one that the parameters name. Raises
+    :class:`TrainingError`, ``JudgeMismatch``, ``JudgeFailed`` or ``PolicyError``.
+    """
+    judge = judge or make_judge(params.judge)
+    _check_judge_serves(params, judge)
+    everything = list(samples)
+    pictures = with_reference([s for s in everything if s.split == "train"], references, 1, "training")
+    shown = with_reference([s for s in everything if s.split != "train"], references, 1, "held-out")
+    policy = load_policy(base)
+    freeze(policy.model, params.frozen)
+    done = checkpoints(work)
+    history = History.read(done[-1]) if done else History()
+    judging = Judging(judge, params)
+    try:
+        fixed = [(s, references[s.image_id]) for s in shown[-params.sample_images :]]
+        reporter = Reporter(params, judging, fixed, history, run)
+        per_step = params.global_batch_size // params.group_size
+        trainer = CaptionTrainer(
+            policy,
+            params,
+            grpo_config(params, work, forbidden_tokens(policy)),
+            dataset(pictures, chat_prompt(policy), per_step, params.steps, params.seed),
+            {s.image_id: s for s in pictures},
+            references,
+            judging,
+            [reporter],
+        )
+        reporter.trainer = trainer
+        trainer.extra_state = history.write
+        trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+    finally:
+        judging.close()
+    policy.model.eval()
+    return Trained(policy, history, judging.names)
+
+
+def freeze(model: torch.nn.Module, prefixes: Iterable[str]) -> None:
+    """Leave the parameters whose names start with one of ``prefixes`` untrained."""
+    for prefix in prefixes:
+        found = [p for name, p in model.named_parameters() if name == prefix or name.startswith(f"{prefix}.")]
+        if not found:
+            raise TrainingError(f"train.frozen: no parameter of the captioner lies under {prefix!r}")
+        for parameter in found:
+            parameter.requires_grad_(False)
+
+
+def _check_judge_serves(params: Train, judge: Judge) -> None:
+    """A reward that the judge can never give would be unknown for ever."""
+    bound = bind(judge.fills)
+    for name in params.reward_weights:
+        if not bound[name].needs or not bound[name].needs <= judge.fills:
+            raise TrainingError(
+                f"train.reward_weights.{name}: judge {judge.name} cannot give what this reward needs; "
+                "leave the reward out or name another judge"
+            )
