@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -128,10 +127,7 @@ def test_captions_cannot_run_as_code(tmp_path: Path) -> None:
     html = write(results(3, judge="lexical", groups=groups), tmp_path)
     page = Links(html)
     assert "script" not in page.tags and not [tag for tag in page.tags if tag.startswith("@on")]
-    assert (
-        "&lt;script&gt;alert(1)" in html
-        and "49" not in re.sub(r"base64,[\w+/=]+", "", html).split("Pictures, before")[1]
-    )
+    assert "&lt;script&gt;alert(1)" in html and "{{ 7*7 }}" in html
 
 
 def test_verdicts_differ_in_more_than_colour() -> None:
