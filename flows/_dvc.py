@@ -158,11 +158,10 @@ def why(root: Path, stage: str) -> str | None:
 
 def _reasons(stage: Any, status: list[Any]) -> Iterator[str]:
     words = {"deleted": "is missing", "modified": "changed", "new": "is new", "not in cache": "is not in the cache"}
+    whole = {"changed command": "its command changed", "always changed": "it always runs"}
     for entry in status:
-        if entry == "changed checksum":
-            yield "the command, or its list of dependencies and outputs, changed"
-        elif isinstance(entry, str):
-            yield f"it is {entry}"
+        if isinstance(entry, str):
+            yield whole.get(entry, entry)
         else:
             for path, state in next(iter(entry.values())).items():
                 if isinstance(state, Mapping):

@@ -21,15 +21,17 @@ import psutil
 
 GRACE = 30.0
 """Seconds between SIGTERM and SIGKILL: time for a training job to write its checkpoint."""
+KILLED = 10.0
+"""Seconds that the kernel may take to end what was sent SIGKILL."""
 TICK = 0.5
 """Seconds between two looks at deadline and cancellation."""
 # Reads until its parent is gone, then ends the group whose number it was given.
 WATCHDOG = """
 cat > /dev/null
-kill -TERM -- -$0 2> /dev/null
+kill -s TERM -- -$0 2> /dev/null
 i=0
-while kill -0 -- -$0 2> /dev/null && [ $i -lt 30 ]; do sleep 1; i=$((i + 1)); done
-kill -KILL -- -$0 2> /dev/null
+while kill -s 0 -- -$0 2> /dev/null && [ $i -lt 30 ]; do sleep 1; i=$((i + 1)); done
+kill -s KILL -- -$0 2> /dev/null
 """
 
 
@@ -49,12 +51,13 @@ def run(
     on_line: Callable[[str], None],
     timeout: float | None = None,
     stopped: Callable[[], str | None] = lambda: None,
+    grace: float = GRACE,
 ) -> int:
     """Run to the end, hand each line of stdout and stderr to ``on_line``, and return the exit status.
 
     Raises :class:`TimedOut` after ``timeout`` seconds and :class:`Stopped` when ``stopped`` gives a reason.
     """
-    with group(command, cwd=cwd, env=env) as process:
+    with group(command, cwd=cwd, env=env, grace=grace) as process:
         deadline = time.monotonic() + timeout if timeout else float("inf")
         for line in _lines(process):
             if line:
@@ -100,12 +103,17 @@ def end_group(process: subprocess.Popen[bytes], grace: float) -> None:
     """End what is left of a group: SIGTERM, up to ``grace`` seconds, and always a last SIGKILL."""
     try:
         _signal(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + grace
-        while time.monotonic() < deadline and _alive(process):
-            time.sleep(0.05)
+        _await_end(process, grace)
     finally:
         _signal(process.pid, signal.SIGKILL)
         process.wait()
+        _await_end(process, KILLED)
+
+
+def _await_end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and _alive(process):
+        time.sleep(0.02)
 
 
 def _alive(process: subprocess.Popen[bytes]) -> bool:

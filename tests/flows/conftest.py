@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +16,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests.flows.helpers import dvc, sh
 
 os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -102,18 +103,6 @@ write("reports/evaluate/summary.json", json.dumps({"value": value, "nested": {"n
 """
 
 
-def sh(*command: str, cwd: Path, check: bool = True) -> str:
-    """Run a command in a repository and return what it printed."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
-    assert not check or done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def dvc(*args: str, cwd: Path) -> str:
-    """Run DVC in a repository."""
-    return sh(sys.executable, "-m", "dvc", *args, cwd=cwd)
-
-
 def write_files(root: Path) -> None:
     for name, text in {
         "dvc.yaml": DVC_YAML,
@@ -136,7 +125,9 @@ def write_files(root: Path) -> None:
     (root / "recipes").mkdir()
     params["train"]["seed"] = 5
     params["recipe"] = "other"
-    (root / "recipes/other.yaml").write_text("# Another seed. Nothing else.\n" + yaml.safe_dump(params, sort_keys=False))
+    (root / "recipes/other.yaml").write_text(
+        "# Another seed. Nothing else.\n" + yaml.safe_dump(params, sort_keys=False)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -221,3 +212,26 @@ def executed(tmp_path: Path) -> Callable[[], list[str]]:
         return [line.split()[0] for line in fresh]
 
     return news
+
+
+@pytest.fixture(scope="session")
+def reproduced(template: Path, tmp_path_factory: pytest.TempPathFactory, quiet_world: None) -> Path:
+    """The repository after one ``dvc repro``; nothing of the results is committed."""
+    root = tmp_path_factory.mktemp("reproduced") / "tiny"
+    shutil.copytree(template, root, symlinks=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAN", str(root.parent / "ran"))
+        dvc("repro", cwd=root)
+    return root
+
+
+@pytest.fixture
+def done(reproduced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the repository after one ``dvc repro``, and the working directory."""
+    from balcap.workspace import main_checkout
+
+    monkeypatch.setenv("RAN", str(tmp_path / "ran"))
+    shutil.copytree(reproduced, tmp_path / "done", symlinks=True)
+    monkeypatch.chdir(tmp_path / "done")
+    main_checkout.cache_clear()
+    return tmp_path / "done"
