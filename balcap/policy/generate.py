@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from balcap.policy.store import Policy
+from balcap.policy.store import Policy, quiet
 from balcap.progress import Progress
 from balcap.records import Caption
 
@@ -78,7 +78,8 @@ def generate_captions(
             rows = range(start, start + len(batch))
             steps = [Draw(uniforms(seed, rows, max_new_tokens), temperature, first)]
         model: Any = policy.model
-        output = model.generate(**inputs, generation_config=config, logits_processor=LogitsProcessorList(steps))
+        with quiet():  # it would complain about sampling settings of the model's own folder
+            output = model.generate(**inputs, generation_config=config, logits_processor=LogitsProcessorList(steps))
         captions += [to_caption(policy, row) for row in output[:, first:].tolist()]
         if progress is not None:
             progress.advance(len(batch))
