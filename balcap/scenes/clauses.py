@@ -47,15 +47,22 @@ def sentences(text: str) -> tuple[list[list[str]], bool]:
 
 
 def clauses(words: list[str]) -> tuple[list[list[str]], int]:
-    """Clauses of a sentence, and how many of them begin without "and"; a word said twice in a row counts once."""
+    """Clauses of a sentence, and the faults between them.
+
+    A fault is a clause that begins without "and", an "and" without a clause, and each doubled word, which is read once.
+    """
     parts: list[list[str]] = [[]]
+    doubled = 0
     for word in words:
         if word == "and":
             parts.append([])
-        elif not parts[-1] or parts[-1][-1] != word:
+        elif parts[-1] and parts[-1][-1] == word:
+            doubled += 1
+        else:
             parts[-1].append(word)
     split = [split_run_on(part) for part in parts if part]
-    return [clause for part in split for clause in part], sum(len(part) - 1 for part in split)
+    joints = sum(len(part) - 1 for part in split)
+    return [clause for part in split for clause in part], joints + doubled + parts.count([])
 
 
 def split_run_on(words: list[str]) -> list[list[str]]:

@@ -145,12 +145,12 @@ def _strict() -> re.Pattern[str]:
             *(comment_clause(comment) for comment in COMMENTARY),
         ]
     )
-    return re.compile(f"{clause}(?: and {clause})*")
+    return re.compile(clause)
 
 
 STRICT = _strict()
 
 
-def well_formed(clauses: str) -> bool:
-    """Whether a sentence without its full stop, in lower case, words one space apart, obeys the grammar."""
-    return STRICT.fullmatch(clauses) is not None
+def well_formed(clause: str) -> bool:
+    """Whether a clause (lower case, one space apart, no stop) obeys the grammar."""
+    return STRICT.fullmatch(clause) is not None

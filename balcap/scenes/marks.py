@@ -1,7 +1,8 @@
 """The three linguistic marks: 5 minus the flaws, at least 1. Flaws are counted, not averaged.
 
     clarity    2 per clause that says nothing new, 1 per run-on (more than two clauses in a sentence)
-    fluency    1 per sentence outside the strict grammar, or 1 per missing joint if those are more; 1 for no final stop
+    fluency    1 per clause outside the strict grammar, or 1 per stray word in it if those are more; 1 per clause that
+               begins without "and", doubled word, empty clause or sentence; 1 for no final stop
     coherency  1 per contradiction, 1 per break of the reading order, up to 2 for leaving overview -> objects ->
                relations -> background
 
@@ -11,17 +12,31 @@ the task of pointability.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
 from balcap.scenes.atoms import Atom
 from balcap.scenes.coverage import implied
-from balcap.scenes.grammar import well_formed
+from balcap.scenes.grammar import VERBS, well_formed
 from balcap.scenes.parse import Clause, Reading, parse
+from balcap.scenes.world import PLACES
 
 REPEAT, MAX_ORDER = 2, 2
-PART = {"count": 0, "shape": 1, "colour": 1, "size": 1, "relation": 2, "background": 3, "texture": 3}
+OBJECT = ("shape", "colour", "size")
+PART = {"count": 0, **dict.fromkeys(OBJECT, 1), "relation": 2, "background": 3, "texture": 3}
+SAME = {"an": "a", "are": "is", "shapes": "shape", **dict.fromkeys(VERBS, "is")}
+FORMS = {
+    **dict.fromkeys(OBJECT, "a at the there is"),
+    "exists": "the picture shows a",
+    "relation": "the the is of",
+    "count": "there is shape",
+    "background": "the background is",
+    "texture": "the background is",
+    "comment": "",
+}
+"""The words of the sentence forms besides the facts, with those of :data:`SAME` taken for one another."""
 
 
 class Flaws(NamedTuple):
@@ -61,8 +76,36 @@ def _nothing_new(clause: Clause, seen: set[Atom]) -> bool:
 
 
 def _fluency(reading: Reading) -> int:
-    faults = sum(max(1, s.joints) for s in reading.sentences if not well_formed(s.text))
-    return faults + (not reading.stopped)
+    between = sum(sentence.faults for sentence in reading.sentences)
+    return between + sum(clause_faults(clause) for clause in reading.clauses()) + (not reading.stopped)
+
+
+def clause_faults(clause: Clause) -> int:
+    """0 for a clause of the strict grammar, else its stray words, at least 1.
+
+    Stray are the words that neither its facts nor the sentence forms of such facts need: a garbled or padded sentence
+    must not cost the same as one with a missing article.
+    """
+    return 0 if well_formed(clause.text) else max(1, _stray(clause))
+
+
+def _stray(clause: Clause) -> int:
+    words = Counter(SAME.get(word, word) for word in clause.text.split())
+    needed: Counter[str] = Counter()
+    for atom in clause.atoms if clause.atoms[0].kind != "junk" else ():
+        needed |= Counter(SAME.get(word, word) for word in f"{FORMS[atom.kind]} {_fact(atom)}".split())
+    return (words - needed).total()
+
+
+def _fact(atom: Atom) -> str:
+    """The words that carry an atom."""
+    if atom.kind == "relation":
+        return f"{atom.value[0].noun()} {atom.key.split()[0]} {atom.value[1].noun()}"
+    if atom.kind == "exists":
+        return str(atom.value.noun())
+    if atom.kind == "comment":
+        return str(atom.value).lower().rstrip(".")
+    return f"{PLACES[atom.key]} {atom.value}" if atom.kind in OBJECT else str(atom.value)
 
 
 def _coherency(reading: Reading) -> int:

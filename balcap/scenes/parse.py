@@ -26,18 +26,18 @@ CELL = {place: cell for cell, place in enumerate(PLACES)}
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """What one clause asserts, in the order of its words; never empty."""
+    """One clause (lower case, one space apart) and what it asserts, at least one atom."""
 
+    text: str
     atoms: tuple[Atom, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """``text``: its words in lower case, one space apart, without the stop; ``joints``: clauses that begin unmarked."""
+    """``faults``: what is wrong between the clauses (see ``balcap.scenes.clauses``); an empty sentence is one."""
 
-    text: str
     clauses: tuple[Clause, ...]
-    joints: int
+    faults: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ def split_units(caption: str) -> tuple[str, ...]:
 
 
 def _sentence(words: list[str]) -> Sentence:
-    parts, joints = clauses(words)
-    return Sentence(" ".join(words), tuple(Clause(_atoms(part)) for part in parts), joints)
+    parts, faults = clauses(words)
+    return Sentence(tuple(Clause(" ".join(part), _atoms(part)) for part in parts), faults)
 
 
 def _atoms(words: list[str]) -> tuple[Atom, ...]:

@@ -90,7 +90,6 @@ def test_the_strict_grammar_accepts_everything_the_teacher_writes() -> None:
         "there are one shapes",
         "the background is grey striped",
         "the red circle left of the blue square",
-        "a red red circle sits at the top-left",
         "",
     ],
 )
@@ -189,6 +188,17 @@ def test_fluency_counts_bad_sentences_and_a_missing_stop() -> None:
     assert flaws("Red circle sits at the top-left. Background is tan.").fluency == 2
     assert flaws("a red circle sits at the top-left and the background is tan.").fluency == 0
     assert flaws("The background is tan. . .").fluency == 2
+    assert flaws("Red circle sits at the top-left and background is tan.").fluency == 2
+    assert flaws("And a red circle sits at the top-left and and the background is tan and.").fluency == 3
+
+
+def test_padding_a_sentence_costs_more_than_a_missing_article() -> None:
+    padded = "Rests pleasant bottom-centre contrast effect nine balance square there plain."
+    assert flaws(padded).fluency > 4 and marks(padded)[1] == 1
+    assert flaws("A red circle sits at the top-left layout depth.").fluency == 2
+    assert flaws("A red red red circle sits at the top-left.").fluency == 2
+    assert flaws("The layout adds the depth.").fluency == 1
+    assert flaws("Lorem ipsum dolor.").fluency == 3
 
 
 def test_coherency_counts_contradictions_and_disorder() -> None:
