@@ -29,6 +29,10 @@ from balcap.records import Assertion
 
 THUMBNAIL = 512
 """Longest side in pixels up to which a picture is embedded as it is stored."""
+POOR = 0.3
+"""b-CapScore below which the report warns of using the captions at all."""
+CUT = 0.05
+"""Share of captions without an end above which the report says so."""
 ABOUT = {
     "b_capscore": ("b-CapScore", "harmonic mean of the three below: no view of quality won at the cost of another"),
     "precision": ("Precision", "statements that are true and can be pointed at"),
@@ -114,6 +118,14 @@ def headline(scores: dict[str, dict[str, Score]]) -> tuple[str, str]:
 def remarks(results: Results, params: Evaluate) -> list[str]:
     """What a reader must know before believing the numbers."""
     found = []
+    score = results.scores["policy"]["b_capscore"].value
+    if score is not None and score < POOR:
+        found.append(f"The captions are poor all the same: b-CapScore {number(score)} of 1. Do not rely on them.")
+    cut = sum(case.policy.caption.truncated for case in results.cases)
+    if cut > CUT * len(results.cases):
+        found.append(
+            f"{cut} of the policy's {len(results.cases)} captions were cut off at the length limit and count 0."
+        )
     for name in ("qa_accuracy", "arena"):
         change = results.scores["difference"][name]
         if change.high is not None and change.high < 0:
@@ -206,7 +218,7 @@ def data_uri(image: bytes) -> str:
 def verdict(assertion: Assertion) -> tuple[str, str, str]:
     """Class, sign and words of an assertion's two verdicts: colour is never the only carrier."""
     if not assertion.verified:
-        return "false", "✗", "false"
+        return "false", "✗", "false or not verified"
     return ("good", "✓", "true and pointable") if assertion.pointable else ("vague", "~", "not pointable")
 
 

@@ -51,13 +51,13 @@ def evaluate(
 ) -> Results:
     """Compare two captioner folders on the first ``max_images`` held-out pictures that have a reference.
 
-    Raises :class:`NothingToEvaluate`, ``JudgeFailed``, ``PolicyError``; captions made so far stay in ``work``.
+    Raises :class:`NothingToEvaluate`, ``JudgeMismatch``, ``JudgeFailed``, ``PolicyError``; captions made so far stay in ``work``.
     """
+    judge = make_judge(params.judge)
     pictures = take_pictures(samples, references, questions, params.max_images)
     stored = [picture.sample for picture in pictures]
     made = [caption_all(params, name, path, stored, work) for name, path in (("base", base), ("policy", policy))]
     groups = [list(group) for group in zip(*made, strict=True)]
-    judge = make_judge(params.judge)
     judged = asyncio.run(judge_all(judge, pictures, groups, params.seed))
     rate = check_failures(judge, pictures, judged, params.judge.max_failure_rate)
     cases = tuple(

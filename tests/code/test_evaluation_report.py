@@ -192,3 +192,11 @@ def test_the_tracking_table_holds_pictures_and_both_captions(evaluated: Results)
     frame = before_and_after(evaluated, 5)
     assert len(frame) == 5 and frame["picture"][0].startswith(b"\x89PNG")
     assert {"reference", "before", "after", "precision_before", "recall_after"} <= set(frame.columns)
+
+
+def test_poor_and_cut_captions_are_called_so(tmp_path: Path) -> None:
+    groups = [[captions(index)[0], Caption("A thing.", truncated=True)] for index in range(4)]
+    html = write(results(4, groups=groups), tmp_path)
+    assert "The captions are poor all the same: b-CapScore 0.000" in html
+    assert "4 of the policy&#39;s 4 captions were cut off" in html
+    assert "is worse than" in html
