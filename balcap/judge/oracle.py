@@ -10,12 +10,15 @@ raises the revision.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 from balcap.records import Assertion, Caption, Judgement, Question, Reference, Sample
-from balcap.scenes import Scene, answer, covered, marks, parse, pointable, say, verified
+from balcap.scenes import Atom, Scene, answer, covered, marks, parse, pointable, say, verified
 
 
 class Oracle:
-    """Judge by rule; fills every part, the same for the same text, seed only deciding between contradicting answers."""
+    """Judges by rule and fills every part; the seed decides between contradicting answers and nothing else."""
 
     name = "oracle"
     revision = "1"
@@ -32,24 +35,28 @@ class Oracle:
         questions: tuple[Question, ...] = (),
         seed: int = 0,
     ) -> list[Judgement]:
-        """One judgement per caption; equal captions are judged once. Without a scene all parts are ``None``."""
+        """One judgement per caption; equal captions and assertions are judged once. Without a scene all is unknown."""
         try:
             scene = Scene.from_json(sample.meta["scene"])
         except (KeyError, ValueError):
             self._failed("no scene", len(captions))
             return [Judgement() for _ in captions]
+        assess = cache(lambda atom: Assertion(say(atom), verified(atom, scene), pointable(atom)))
         texts = dict.fromkeys(caption.text for caption in captions)
-        judged = {text: self._judge(scene, reference, text, questions, seed) for text in texts}
+        judged = {text: self._judge(assess, reference, text, questions, seed) for text in texts}
         return [judged[caption.text] for caption in captions]
 
     def _judge(
-        self, scene: Scene, reference: Reference, text: str, questions: tuple[Question, ...], seed: int
+        self,
+        assess: Callable[[Atom], Assertion],
+        reference: Reference,
+        text: str,
+        questions: tuple[Question, ...],
+        seed: int,
     ) -> Judgement:
         clarity, fluency, coherency = marks(text)
         return Judgement(
-            assertions=tuple(
-                Assertion(say(atom), verified(atom, scene), pointable(atom)) for atom in parse(text).atoms()
-            ),
+            assertions=tuple(map(assess, parse(text).atoms())),
             covered=covered(reference.units, text),
             clarity=clarity,
             fluency=fluency,

@@ -48,9 +48,9 @@ class Flaws(NamedTuple):
 
 
 def flaws(caption: str) -> Flaws:
-    """Count the flaws of a text; an empty one has enough for the worst marks."""
+    """Count the flaws of a text; one that says nothing has enough for the worst marks."""
     reading = parse(caption)
-    if not reading.sentences:
+    if next(reading.clauses(), None) is None:
         return Flaws(4, 4, 4)
     return Flaws(_clarity(reading), _fluency(reading), _coherency(reading))
 

@@ -122,7 +122,7 @@ def test_a_foreign_question_makes_answers_unknown_not_wrong() -> None:
 
 
 def test_a_caption_costs_a_fraction_of_a_millisecond() -> None:
-    """At most five per cent of a step of 128 captions that takes 1.2 s is 0.47 ms a caption; measured are about 0.2."""
+    """At most five per cent of a step of 128 captions that takes 1.2 s is 0.47 ms a caption; measured is about 0.2."""
     captions = [[noisy_caption(draw_scene(6, i, 1, 3), k) for k in range(8)] for i in range(len(SAMPLES))]
     judge(0, "warm up")
     start = time.process_time()

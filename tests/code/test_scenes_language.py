@@ -212,7 +212,7 @@ def test_coherency_counts_contradictions_and_disorder() -> None:
 
 
 def test_an_empty_text_has_the_worst_marks() -> None:
-    assert marks("") == marks("  \n") == (1, 1, 1)
+    assert marks("") == marks("  \n") == marks(". .") == (1, 1, 1)
     assert parse("").atoms() == []
 
 
