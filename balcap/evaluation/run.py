@@ -51,7 +51,8 @@ def evaluate(
 ) -> Results:
     """Compare two captioner folders on the first ``max_images`` held-out pictures that have a reference.
 
-    Raises :class:`NothingToEvaluate`, ``JudgeMismatch``, ``JudgeFailed``, ``PolicyError``; captions made so far stay in ``work``.
+    Raises :class:`NothingToEvaluate`, ``JudgeMismatch``, ``JudgeFailed``, ``PolicyError``; captions that are made stay
+    in ``work``.
     """
     judge = make_judge(params.judge)
     pictures = take_pictures(samples, references, questions, params.max_images)

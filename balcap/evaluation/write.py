@@ -1,6 +1,6 @@
 """All outputs of an evaluation into one folder; equal results give equal bytes.
 
-write_results(results, params.evaluate, folder)
+write_results(results, params.evaluate, lambda name: atomic_path(folder / name))
 """
 
 from __future__ import annotations
