@@ -23,8 +23,9 @@ Limits, all of them deliberate:
 
 It trains and tests the machinery on real pictures; a language model takes its place for claims about quality.
 Calibration on 105 photographs (``tests/code/test_judge_lexical.py``), precision / recall / clarity: the own caption
-.96 / .99 / .94, the caption of another picture of its kind .09 / .05; three facts replaced: precision .95 -> .76; three
-sentences of commentary added: .95 -> .74; ungrammatical and repetitive: clarity .95 -> .37; one short sentence: recall .12.
+.96 / .99 / .94, the caption of another picture of its kind .09 / .05 for the first two; with three facts replaced
+precision falls from .96 to .76, with three sentences of commentary added to .74; as repetitive, ungrammatical text
+clarity falls from .95 to .37; cut down to one sentence recall falls to .12.
 On 840 labelled assertions, most of whose truths no reference states, verified agrees with people in 52 % (kappa .14),
 pointable in 79 % (kappa .39): it ranks captions of one picture, it does not check facts.
 """
