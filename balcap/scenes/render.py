@@ -81,7 +81,7 @@ def _mask(shape: str, radius: int, dx: int, dy: int) -> NDArray[np.bool_]:
 
 def _star(x: NDArray[np.float32], y: NDArray[np.float32], radius: float) -> NDArray[np.bool_]:
     """Five points, the first upwards: inside at least four of the five half planes of the pentagram."""
-    angles = np.arange(5) * 2 * np.pi / 5 + np.pi / 2  # outward normals of the pentagram's lines
+    angles = np.arange(5) * 2 * np.pi / 5 - np.pi / 2  # outward normals of the pentagram's lines; y grows downwards
     inner = radius * np.cos(2 * np.pi / 5)
     inside = sum((x * np.cos(a) + y * np.sin(a) <= inner).astype(int) for a in angles)
     return np.asarray(inside) >= 4
