@@ -66,8 +66,12 @@ class FileWriter:
     def __call__(self, sample: Sample) -> list[Any]:
         """The picture's records; raises :class:`Unwritten` with the line at fault, or if no line names it."""
         if sample.image_id not in self.records:
-            raise Unwritten(f"{self.path}: {self.missing.get(sample.image_id, 'no line names this picture')}")
+            raise Unwritten(f"{self.path}: {self.missing.get(sample.image_id) or self._unnamed()}")
         return self.records[sample.image_id]
+
+    def _unnamed(self) -> str:
+        unreadable = [str(problem.line) for problem in self.problems if not problem.image][:5]
+        return "no line names this picture" + (f"; not readable: line {', '.join(unreadable)}" if unreadable else "")
 
 
 def file_references(path: Path, encoding: str, origins: Mapping[str, str]) -> FileWriter:

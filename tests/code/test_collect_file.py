@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balcap.collect.engine import Unwritten
@@ -100,6 +100,12 @@ def test_of_two_captions_the_first_usable_one_counts(tmp_path: Path) -> None:
 def test_a_picture_without_reference_is_told_with_the_line_at_fault(tmp_path: Path) -> None:
     writer = captions(write(tmp_path / "captions.jsonl", GOOD, {"image": "images/b.jpg", "caption": " "}))
     with pytest.raises(Unwritten, match=r"captions\.jsonl: line 2: empty caption"):
+        writer(sample("id-b"))
+
+
+def test_a_picture_that_nothing_names_is_told_with_the_lines_that_might(tmp_path: Path) -> None:
+    writer = captions(write(tmp_path / "captions.jsonl", GOOD, "{", "[]"))
+    with pytest.raises(Unwritten, match="no line names this picture; not readable: line 2, 3"):
         writer(sample("id-b"))
 
 
@@ -276,6 +282,7 @@ KEYS = st.sampled_from(["image", "caption", "units", "question", "options", "ans
 
 
 @pytest.mark.parametrize("read", [file_references, partial(file_questions, limit=3)])
+@settings(max_examples=50)
 @given(st.lists(st.dictionaries(KEYS, ANY_JSON | st.just("images/a.jpg")) | ANY_JSON, max_size=5))
 def test_no_content_crashes(
     tmp_path_factory: pytest.TempPathFactory, read: Callable[..., FileWriter], rows: list[Any]
