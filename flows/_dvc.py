@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,6 +229,13 @@ def _explain_override(path: Path, overrides: Sequence[str], reason: str) -> str:
     return f"-S {' '.join(overrides)}: {' '.join(reason.split())}"
 
 
+def verdict(lines: Sequence[str]) -> str:
+    """What a failed ``dvc repro`` comes down to: the command's exit status and its last own line."""
+    status = next((found[1] for line in lines if (found := re.search(r"^ERROR: .*, exited with (-?\d+)$", line))), None)
+    own = next((line for line in reversed(lines) if line and not line.startswith("ERROR: failed to reproduce")), "")
+    return f"exit status {status}: {own}" if status else (lines[-1] if lines else "no output")
+
+
 def cache_dir(root: Path) -> Path:
     """Folder of the DVC cache that a checkout uses, absolute; it need not exist yet."""
     with _open(root) as repo:
@@ -260,12 +268,18 @@ def experiments(checkout: Path, name: str) -> list[str]:
     return refs(checkout, f"refs/exps/*/*/{name}")
 
 
-def save_experiment(root: Path, name: str, *, force: bool, untracked: Iterable[str], message: str) -> None:
+def save_experiment(root: Path, name: str, *, targets: Sequence[str], force: bool, untracked: Iterable[str]) -> None:
     """``dvc exp save`` of a checkout, with untracked files that belong to the result. One at a time per repository:
     it moves refs that all worktrees share.
     """
     with _open(root) as repo:
-        repo.experiments.save(name=name, force=force, include_untracked=list(untracked), message=message)
+        repo.experiments.save(
+            name=name,
+            targets=list(targets) or None,
+            force=force,
+            include_untracked=list(untracked),
+            message=f"balcap run {name}",
+        )
 
 
 def differences(root: Path) -> dict[str, dict[str, tuple[Any, Any]]]:

@@ -116,9 +116,9 @@ def _identity(name: str) -> dict[str, str]:
 def _in_worktree(checkout: Path, name: str, request: RunRequest) -> RunResult | State[Any]:
     with worktree(checkout, name) as tree:
         params = write_params(checkout, request, tree.root / _dvc.PARAMS)
-        stages = _dvc.plan(tree.root, request.targets)
-        belonging = carry(tree, stages)
-        before = marks(checkout, stages)
+        every, stages = _dvc.plan(tree.root), _dvc.plan(tree.root, request.targets)
+        belonging = carry(tree, every)
+        before = marks(checkout, every)
         _dvc.checkout(tree.root)
         run = _Run(request, params, tree, name, stages)
         watcher().planned(name, stages)
@@ -129,9 +129,9 @@ def _in_worktree(checkout: Path, name: str, request: RunRequest) -> RunResult | 
                 return kind(message=f"{stage.name}: {state.message}")
         _save(run, belonging)
         if request.apply:
-            if files := changed(tree, stages, before):
+            if files := changed(tree, every, before):
                 return Failed(message=_refusal(name, files))
-            apply(tree, stages)
+            apply(tree, every)
         lock = tree.root / "dvc.lock"
         return RunResult(name=name, baseline=tree.baseline, stages=run.verdicts, lock=lock.read_text(encoding="utf-8"))
 
@@ -219,7 +219,7 @@ def _reproduce(run: _Run, stage: Planned, reason: str, tail: deque[str]) -> Stat
     except _process.Stopped as error:
         return Cancelled(message=str(error))
     if code:
-        return Failed(message=f"exit status {code}\n" + "\n".join(tail))
+        return Failed(message="\n".join([_dvc.verdict(tail), *tail]))
     if ran:
         return Completed(message=f"ran because {reason}")
     return Completed(name="Cached", message=f"restored from the run-cache: {reason}")
@@ -261,7 +261,12 @@ def _save(run: _Run, untracked: Sequence[str]) -> None:
     found = _dvc.differences(run.tree.root)
     with exclusive(run.tree.origin):
         _dvc.save_experiment(
-            run.tree.root, run.name, force=run.request.force, untracked=present, message=f"balcap run {run.name}"
+            run.tree.root,
+            run.name,
+            # Without targets all stages are saved, and all their outputs must be there.
+            targets=[stage.name for stage in run.stages] if run.request.targets else [],
+            force=run.request.force,
+            untracked=present,
         )
     create_markdown_artifact(
         key="experiment-diff",

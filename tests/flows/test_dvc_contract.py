@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,18 @@ def test_the_words_that_tell_a_run_from_a_restored_result(repo: Path) -> None:
     second = dvc("repro", "--single-item", "prepare", cwd=repo)
     assert _dvc.RESTORED.format("prepare") in second.splitlines()
     assert _dvc.RUNNING.format("prepare") not in second
+
+
+def test_the_words_that_tell_a_failure(done: Path) -> None:
+    edit(done / "params.yaml", "  seed: 0\n  steps: 150", "  seed: 13\n  steps: 150")
+    failed = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "--single-item", "train"], cwd=done, capture_output=True, text=True
+    )
+    said = (failed.stdout + failed.stderr).splitlines()
+    assert failed.returncode != 0
+    assert _dvc.verdict(said) == "exit status 1: error: data/images holds nothing to learn from"
+    assert _dvc.verdict(["ERROR: unexpected"]) == "ERROR: unexpected"
+    assert _dvc.verdict([]) == "no output"
 
 
 def test_plan_is_the_graph_in_the_order_of_dvc_repro(repo: Path) -> None:
@@ -127,7 +141,7 @@ def test_a_request_is_checked_as_a_whole(repo: Path) -> None:
 def test_an_experiment_holds_results_that_git_did_not_know(done: Path) -> None:
     paths = ["dvc.lock", "reports/train/summary.json", "rooms/extra.py"]
     (done / "rooms/extra.py").write_text("")
-    _dvc.save_experiment(done, "kept", force=False, untracked=paths, message="m")
+    _dvc.save_experiment(done, "kept", targets=[], force=False, untracked=paths)
     (ref,) = _dvc.experiments(done, "kept")
     files = sh("git", "ls-tree", "-r", "--name-only", ref, cwd=done).splitlines()
     assert set(paths) <= set(files)

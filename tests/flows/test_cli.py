@@ -1,0 +1,187 @@
+"""The command line as a process: messages, signals, two runs at once, a server of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows import _dvc
+from tests.flows.helpers import alive, sh, wait_until
+
+Executed = Callable[[], list[str]]
+
+
+def start(root: Path, *args: str, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *args], cwd=root, env=os.environ | {"COLUMNS": "200"} | env,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def balcap(root: Path, *args: str, **env: str) -> tuple[int, str]:
+    process = start(root, *args, **env)
+    said, _ = process.communicate(timeout=300)
+    return process.returncode, said
+
+
+def cpu_seconds(root: Path, *args: str) -> float:
+    before = os.times()
+    balcap(root, *args)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def test_help_answers_at_once_and_names_the_commands(repo: Path) -> None:
+    assert min(cpu_seconds(repo, "--help") for _ in range(3)) < 0.8
+    _, said = balcap(repo, "--help")
+    assert all(word in said for word in ("run", "demo", "ui", "recipe", "train.reward_weights.recall=2"))
+
+
+def test_nothing_heavy_is_imported_for_help(repo: Path) -> None:
+    code = "import flows.cli, sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = set(sh(sys.executable, "-c", code, cwd=repo).split())
+    assert not loaded & {"torch", "prefect", "dvc", "mlflow", "pandas", "transformers", "great_expectations", "numpy"}
+
+
+def test_recipes(repo: Path) -> None:
+    assert balcap(repo, "recipe", "list") == (0, "other        Another seed\n")
+    assert balcap(repo, "recipe", "show", "other")[1] == (repo / "recipes/other.yaml").read_text()
+    status, said = balcap(repo, "recipe", "apply", "none")
+    assert (status, said) == (1, "error: no recipe 'none'; there are: other\n")
+    assert balcap(repo, "recipe", "apply", "other")[0] == 0
+    assert (repo / "params.yaml").read_bytes() == (repo / "recipes/other.yaml").read_bytes()
+    (repo / "recipes/bad.yaml").write_text("recipe: bad\n")
+    before = (repo / "params.yaml").read_bytes()
+    status, said = balcap(repo, "recipe", "apply", "bad")
+    assert status == 1 and "recipes/bad.yaml: train is missing" in said
+    assert (repo / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["-S", "train.sead=1"], "error: -S train.sead = 1: unknown key; allowed here: seed, steps"),
+        (["-S", "train.group_size=7"], "error: params.yaml: train: group_size (7) must divide global_batch_size"),
+        (["--recipe", "none"], "error: no recipe 'none'; there are: other"),
+        (["--name", "not/a/name"], "error: --name 'not/a/name': "),
+    ],
+)
+def test_bad_parameters_fail_at_once(repo: Path, executed: Executed, args: list[str], message: str) -> None:
+    status, said = 0, ""
+
+    def attempt() -> None:
+        nonlocal status, said
+        status, said = balcap(repo, "run", *args)
+
+    before = os.times()
+    attempt()
+    after = os.times()
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 2.0
+    assert status in (1, 2) and message in said and "Traceback" not in said
+    assert executed() == [] and not (repo / ".prefect").exists()
+
+
+def test_a_run_with_a_server_of_its_own(repo: Path, executed: Executed) -> None:
+    env = {"PREFECT_API_URL": "", "PREFECT_HOME": ""}
+    status, said = balcap(repo, "run", "prepare", "--name", "first", **env)
+    assert status == 0, said
+    assert "prepare: Completed" in said and "run first is complete" in said
+    assert executed() == ["prepare"]
+    assert (repo / ".prefect/prefect.db").exists()
+    assert not [p for p in psutil.process_iter(["environ"]) if belongs(p.info["environ"], repo)]
+
+    # The next one finds the state of the first.
+    status, said = balcap(repo, "run", "prepare", "--name", "second", **env)
+    assert status == 0 and "prepare: Cached" in said
+    code = (
+        "import sqlite3; db = sqlite3.connect('.prefect/prefect.db')\n"
+        "for row in db.execute('select r.name, t.name, t.state_name from flow_run r join task_run t "
+        "on t.flow_run_id = r.id order by r.created'): print(*row)"
+    )
+    assert sh(sys.executable, "-c", code, cwd=repo).splitlines() == [
+        "first prepare Completed",
+        "second prepare Cached",
+    ]
+
+
+def belongs(environ: Mapping[str, str] | None, repo: Path) -> bool:
+    """Whether a process was started by a run in this repository."""
+    return (environ or {}).get("PREFECT_HOME") == str(repo / ".prefect")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopping_a_run_leaves_no_process_behind(
+    done: Path, prefect: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    pids = tmp_path / "ran.pids"
+    process = start(done, "run", "-S", "train.seed=15", "--name", "stopped", PREFECT_API_URL=prefect)
+    wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode in (130, 128 + number, -number), said
+    started = [int(pid) for pid in pids.read_text().split()]
+    wait_until(lambda: not any(alive(pid) for pid in [*started, *(one.pid for one in family)]))
+    if number != signal.SIGKILL:  # nobody can tidy up after that one; the next run does
+        assert not (done / ".runs/stopped").exists()
+        assert "Traceback" not in said
+    assert _dvc.experiments(done, "stopped") == []
+
+
+@pytest.mark.parametrize("wishes", [[], ["-S", "train.seed=4"]])
+def test_two_runs_at_once(repo: Path, prefect: str, wishes: list[str]) -> None:
+    both = [start(repo, "run", *wishes, "--name", name, PREFECT_API_URL=prefect) for name in ("one", "two")]
+    for process in both:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    locks = [sh("git", "show", f"{_dvc.experiments(repo, name)[0]}:dvc.lock", cwd=repo) for name in ("one", "two")]
+    assert locks[0] == locks[1] and "evaluate" in locks[0]
+    assert not [path for path in (repo / ".runs").iterdir() if path.is_dir()]
+    assert sh("dvc", "exp", "apply", "two", cwd=repo)
+    assert _dvc.why(repo, "evaluate") is None
+
+
+def test_two_first_runs_at_once_with_servers_of_their_own(repo: Path) -> None:
+    env = {"PREFECT_API_URL": "", "PREFECT_HOME": ""}
+    both = [start(repo, "run", "prepare", **env) for _ in range(2)]
+    for process in both:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+
+
+def test_the_display_in_a_terminal_shows_progress() -> None:
+    from rich.console import Console
+
+    from flows.display import Board
+
+    console = Console(record=True, width=100, force_terminal=True)
+    stage = _dvc.Planned("train", (), "", _dvc.Hints(), (), ())
+    with Board(console) as board:
+        board.planned("swift-run", [stage])
+        board.started("train", "it has never run")
+        board.line("train", "▸ train 37/150 steps, 2:13 left; recall 0.41")
+        running = console.render_lines(board._draw())
+        board.finished("train", "Cached", "restored\nmore")
+        ended = console.render_lines(board._draw())
+    text = ["".join(segment.text for line in lines for segment in line) for lines in (running, ended)]
+    assert "37/150 steps, 2:13 left  recall 0.41" in text[0] and "Running" in text[0]
+    assert "Cached" in text[1] and "restored" in text[1] and "more" not in text[1]
+
+
+def test_plain_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.display import Plain
+
+    plain = Plain()
+    plain.started("train", "it has never run")
+    plain.line("train", "hello")
+    plain.finished("train", "Failed", "exit status 1: error\ntail")
+    assert capsys.readouterr().out == (
+        "train: running, because it has never run\ntrain | hello\ntrain: Failed in 0:00 (exit status 1: error)\n"
+    )
