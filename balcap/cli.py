@@ -11,6 +11,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from balcap.cli_caption import caption
+
 app = typer.Typer(
     help="""Turns a folder of images into a better captioner, and proves that it is better.
 
@@ -37,6 +39,7 @@ recipes = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(recipes, name="recipe")
+app.command()(caption)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Recipe, as `balcap recipe list` names it.")]
 

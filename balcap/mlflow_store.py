@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def connect(uri: str) -> MlflowClient:
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     file = _sqlite_file(uri)
-    if file is not None and not file.exists():
+    if file is not None and not _complete(file):
         _create(uri, file)
     return MlflowClient(uri, uri)
 
@@ -88,14 +89,22 @@ def _sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
 
 
+def _complete(file: Path) -> bool:
+    """Whether the database is in write-ahead mode (bytes 18 and 19 of its header), which :func:`_create` sets last."""
+    try:
+        with file.open("rb") as f:
+            return f.read(20)[18:] == b"\2\2"
+    except FileNotFoundError:
+        return False
+
+
 def _create(uri: str, file: Path) -> None:
-    """Create the database; in write-ahead mode readers and the one writer do not wait for each other."""
+    """Create the tables, one process at a time; in write-ahead mode readers and the one writer do not wait."""
     from mlflow.tracking import MlflowClient
 
     with locked(file.parent / ".create.lock", CREATE_SECONDS, "creation of the MLflow store"):
-        if not file.exists():
+        if not _complete(file):
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # a line per migration
             MlflowClient(uri, uri).search_experiments(max_results=1)
-            with sqlite3.connect(file) as connection:
+            with closing(sqlite3.connect(file)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
-            connection.close()

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StageRun", "ensure_parent", "find_producer", "finish_parent", "stage_run"]
 
-FLUSH_SECONDS = 20.0
-"""Most time that a finished stage waits for its records to be sent."""
+FLUSH_SECONDS = 120.0
+"""Most time that a finished stage waits for its records to be sent; a store in trouble ends the wait earlier."""
 KILLED_SECONDS = 5.0
 """The same for a stage that is being cancelled."""
 
@@ -49,14 +49,14 @@ class Terminated(SystemExit):
 
 
 def _quietly(method: Callable[Concatenate[StageRun, P], None]) -> Callable[Concatenate[StageRun, P], None]:
-    """A method that says what went wrong once per run instead of raising: tracking must never stop a stage."""
+    """A method that says what went wrong, once per run, instead of raising: tracking must never stop a stage."""
 
     @functools.wraps(method)
     def wrapped(self: StageRun, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             method(self, *args, **kwargs)
         except Exception as error:
-            self._warn(f"{method.__name__.strip('_')}: {error!r}")
+            self._warn(method.__name__.strip("_"), repr(error))
 
     return wrapped
 
@@ -69,7 +69,7 @@ class StageRun:
         self._journal: Journal | None = None
         self._sender: subprocess.Popen[bytes] | None = None
         self._run_id: str | None = None
-        self._warned = False
+        self._warned: set[str] = set()
         self._files = 0
         self._lock = threading.Lock()
 
@@ -136,10 +136,10 @@ class StageRun:
             folder.mkdir(exist_ok=True)
             return folder / f"{self._files:04}{suffix}"
 
-    def _warn(self, text: str) -> None:
-        if not self._warned:
-            self._warned = True
-            print(f"tracking: {text} (the stage goes on)", file=sys.stderr, flush=True)
+    def _warn(self, what: str, reason: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            print(f"tracking: {what}: {reason} (the stage goes on)", file=sys.stderr, flush=True)
 
     @_quietly
     def _begin(self, params: Params) -> None:
@@ -182,7 +182,7 @@ class StageRun:
         if sent:
             journal.delete()
         else:
-            self._warn(f"MLflow could not be reached; {journal.path} is sent with a later run")
+            self._warn("MLflow could not be reached", f"{journal.path} is sent with a later run")
         journal.close()
 
 

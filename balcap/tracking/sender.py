@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 MAX_BACKOFF_SECONDS = 30.0
+TROUBLE_SECONDS = 5.0
+"""A store that has been in trouble for this long when the stage ends is given up until the next run."""
 REPLAY_SECONDS = 10.0
 """Most time per run for what earlier runs left."""
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "MALFORMED_REQUEST")
@@ -109,7 +111,7 @@ class Player:
 
 def send(journal: Journal, uri: str, stage: int) -> bool:
     """Send the journal until the run's end, or that of the process ``stage``; False if a part could not be sent."""
-    player, wait, replayed = None, POLL_SECONDS, False
+    player, wait, replayed, trouble = None, POLL_SECONDS, False, 0.0
     while True:
         if os.getppid() != stage:
             _end_for(journal)
@@ -120,16 +122,18 @@ def send(journal: Journal, uri: str, stage: int) -> bool:
             wait = POLL_SECONDS
         except Exception:  # whatever the store, the network or the disk does: keep the journal, try again
             traceback.print_exc()
-            if last:
+            trouble = trouble or time.monotonic()
+            if last and time.monotonic() - trouble > TROUBLE_SECONDS:
                 return False
             wait = min(2 * wait + 0.5, MAX_BACKOFF_SECONDS)
         else:
+            trouble = 0.0
             if not replayed and (player.done or not fresh):
                 replayed = True
                 replay(player.client, uri)
             if player.done:
                 return True
-        _sleep(wait, journal, stage)
+        _sleep(wait, journal, stage, last)
 
 
 def replay(client: MlflowClient, uri: str) -> None:
@@ -167,13 +171,12 @@ def _end_for(journal: Journal) -> None:
         journal.write({"op": "end", "status": "KILLED"})
 
 
-def _sleep(seconds: float, journal: Journal, stage: int) -> None:
-    """Sleep, but wake up when the stage has ended."""
+def _sleep(seconds: float, journal: Journal, stage: int, ended: bool) -> None:
+    """Sleep, but wake up when the stage ends."""
     deadline = time.monotonic() + seconds
-    size = journal.path.stat().st_size
     while time.monotonic() < deadline and os.getppid() == stage:
         time.sleep(POLL_SECONDS)
-        if journal.path.stat().st_size != size and journal.ended():
+        if not ended and journal.ended():
             return
 
 
@@ -181,7 +184,6 @@ def main() -> int:
     """Send the journal named on the command line; exit code 0 when everything was sent."""
     for name in (signal.SIGTERM, signal.SIGINT):  # a cancelled stage still wants its end recorded
         signal.signal(name, signal.SIG_IGN)
-    os.nice(5)
     journal, stage = Journal(Path(sys.argv[1]), int(sys.argv[2])), int(sys.argv[3])
     sent = send(journal, tracking_uri(None), stage)
     if sent and os.getppid() != stage:  # nobody else is left to do it
