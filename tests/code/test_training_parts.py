@@ -1,0 +1,224 @@
+"""The parts around the trainer: clock, data, judging, metrics, configuration, summary."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import train_world as world
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balcap.records import Caption, Judgement
+from balcap.training import judging as room
+from balcap.training.clock import Clock
+from balcap.training.config import grpo_config, steps_per_generation
+from balcap.training.data import TrainingError, dataset, picture_order, with_reference
+from balcap.training.judging import Group, Judging
+from balcap.training.metrics import batch_metrics, metric_names
+from balcap.training.outputs import summary, write_curves, write_samples
+
+CAPTIONS = [Caption("A red stripe is here."), Caption("Down"), Caption("", truncated=True), Caption("very up")]
+
+
+def groups(n: int = 2) -> list[Group]:
+    samples, references = world.data()
+    return [Group(s, references[s.image_id], list(CAPTIONS)) for s in samples[:n]]
+
+
+def test_clock_phases_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    clock = Clock()
+    now[0] = 1.0
+    with clock("update"):
+        now[0] = 3.0
+        with clock("generate"):
+            now[0] = 7.0
+        now[0] = 8.0
+    with clock("generate"):
+        now[0] = 8.5
+    assert clock.take() == {"update": 3.0, "generate": 4.5, "step": 8.5}
+    now[0] = 9.0
+    assert clock.take() == {"step": 0.5}
+
+
+@given(st.integers(1, 9), st.integers(1, 60), st.integers(0, 99))
+def test_every_picture_is_used_once_before_any_is_used_twice(pictures: int, needed: int, seed: int) -> None:
+    order = picture_order(pictures, needed, seed)
+    assert len(order) == needed and order == picture_order(pictures, needed, seed)
+    for start in range(0, needed, pictures):
+        part = order[start : start + pictures]
+        assert len(set(part)) == len(part) and set(part) <= set(range(pictures))
+
+
+def test_rows_carry_prompt_picture_and_identity() -> None:
+    samples, _ = world.data()
+    rows = dataset(samples, [{"role": "user", "content": "describe"}], per_step=2, steps=3, seed=0)
+    assert len(rows) == 6
+    row = rows[0]
+    assert row["image"].mode == "RGB" and row["image"].size == (32, 32)
+    assert row["prompt"] == [{"role": "user", "content": "describe"}]
+    assert row["image_id"] in {s.image_id for s in samples}
+
+
+def test_pictures_without_reference_are_left_out_and_none_at_all_is_an_error() -> None:
+    samples, references = world.data()
+    del references[samples[0].image_id]
+    left = with_reference(samples, references, 1, "training")
+    assert len(left) == len(samples) - 1 and [s.image_id for s in left] == sorted(s.image_id for s in left)
+    with pytest.raises(TrainingError, match="0 of 9 training pictures have a reference"):
+        with_reference(samples, {}, 1, "training")
+
+
+def test_one_judgement_per_caption_serves_all_rewards() -> None:
+    judge = world.CountingJudge()
+    judging = Judging(judge, world.settings())
+    judging.dispatch(groups(3), seed=0)
+    scored = judging.collect()
+    judging.close()
+    assert [n for _, n in judge.groups] == [4, 4, 4]
+    assert [s.rewards.shape for s in scored] == [(4, 3)] * 3
+    assert scored[0].rewards[0].tolist() == [1.0, 1.0, 1.0]
+    assert scored[0].rewards[2].tolist() == [0.0, 0.0, 0.0]  # truncated
+    assert scored[0].masked.tolist() == [False, True, True, True]
+    assert judging.parts == ["assertions", "clarity", "covered"]
+    assert sum(s.unknown.sum() for s in scored) == 0 and scored[0].needed.tolist() == [3, 3, 0, 3]
+
+
+class Stubborn(world.CountingJudge):
+    """Fails for the second picture in one of the ways judges fail."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    async def judge_group(self, *args: Any, **kwargs: Any) -> list[Judgement]:
+        second = len(self.groups) == 1
+        judged = await super().judge_group(*args, **kwargs)
+        if second:
+            if self.how == "raises":
+                raise ConnectionError("the judge is away")
+            if self.how == "hangs":
+                await asyncio.sleep(60)
+            if self.how == "blocks":
+                time.sleep(1.5)
+            if self.how == "short":
+                return judged[1:]
+        return judged
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("raises", "ConnectionError"), ("hangs", "deadline"), ("short", "wrong number of judgements")],
+)
+def test_a_failing_judge_leaves_its_group_unknown_and_others_alone(how: str, reason: str) -> None:
+    judging = Judging(Stubborn(how), world.settings(judge_deadline=0.3))
+    judging.dispatch(groups(3), seed=0)
+    scored = judging.collect()
+    judging.close()
+    assert np.isfinite(scored[0].rewards).all() and np.isfinite(scored[2].rewards).all()
+    broken = scored[1].rewards
+    assert np.isnan(broken[0]).all()  # a caption of fitting length: nothing is known
+    assert np.isnan(broken[1, :2]).all() and broken[1, 2] == 0.0  # masked: the gate needs no judge
+    assert broken[2].tolist() == [0.0, 0.0, 0.0]  # truncated: known, and worst
+    assert scored[1].unknown.tolist() == [3, 3, 0, 3]
+    assert judging.why() == f"{reason}: 1"
+
+
+def test_a_judge_that_blocks_the_loop_does_not_hang_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "GRACE", 0.2)
+    judging = Judging(Stubborn("blocks"), world.settings(judge_deadline=0.2))
+    start = time.monotonic()
+    judging.dispatch(groups(3), seed=0)
+    scored = judging.collect()
+    assert time.monotonic() - start < 1.2
+    assert all(np.isnan(s.rewards[0]).all() for s in scored) and judging.why() == "blocked: 3"
+    judging.close()
+
+
+def test_metrics_of_a_batch_by_hand() -> None:
+    rewards = np.array([[0.0, 0.5], [1.0, 0.5], [0.25, np.nan], [0.75, np.nan]])
+    found = batch_metrics(
+        ["precision", "recall"],
+        rewards,
+        masked=np.array([True, False, False, False]),
+        words=np.array([2.0, 4.0, 6.0, 8.0]),
+        ratio=np.array([0.5, 1.0, np.nan, 1.5]),
+        failure_rate=0.25,
+        advantages=np.array([1.0, -1.0, 1.0, -1.0]),
+        group_size=2,
+    )
+    assert list(found) == metric_names(["precision", "recall"])
+    assert found["reward/precision/mean"] == 0.5
+    assert found["reward/precision/std"] == pytest.approx(np.std(rewards[:, 0], ddof=1))
+    assert found["reward/precision/group_std"] == pytest.approx((math.sqrt(0.5) + math.sqrt(0.125)) / 2)
+    assert found["reward/precision/dead"] == 0.0 and found["reward/recall/dead"] == 1.0
+    assert found["reward/recall/mean"] == 0.5 and found["reward/recall/unknown"] == 0.5
+    assert (found["length/words"], found["length/ratio"], found["length/masked"]) == (5.0, 1.0, 0.25)
+    assert found["judge/failure_rate"] == 0.25 and found["advantage/std"] == 1.0
+
+
+def test_wholly_unknown_rewards_have_no_mean() -> None:
+    found = batch_metrics(
+        ["recall"], np.full((4, 1), np.nan), np.zeros(4, bool), np.ones(4), np.full(4, np.nan), 1.0, np.zeros(4), 2
+    )
+    assert math.isnan(found["reward/recall/mean"]) and math.isnan(found["length/ratio"])
+    assert found["reward/recall/unknown"] == 1.0 and found["reward/recall/dead"] == 1.0
+
+
+def test_a_phase_holds_the_batch_and_its_updates(tmp_path: Path) -> None:
+    config = grpo_config(world.settings(), tmp_path, [3])
+    assert config.generation_batch_size == 16 and config.num_generations == 4
+    assert config.steps_per_generation == 4 and config.gradient_accumulation_steps == 2
+    assert config.max_steps == 8 and config.save_steps == 4
+    assert config.generation_kwargs == {"suppress_tokens": [3]}
+    assert not config.log_multimodal and not config.bf16
+
+
+def test_no_group_may_span_two_ranks() -> None:
+    assert steps_per_generation(world.settings(), ranks=2) == 2
+    with pytest.raises(TrainingError, match="no group spans two ranks"):
+        steps_per_generation(world.settings(group_size=8, micro_batch_size=2), ranks=4)
+    with pytest.raises(TrainingError, match="micro_batch_size"):
+        steps_per_generation(world.settings(), ranks=4)
+
+
+def curve(step: int, value: float | None) -> dict[str, Any]:
+    return {"step": step, **dict.fromkeys(metric_names(["precision", "recall"]), 0.5), "reward/recall/mean": value}
+
+
+def test_the_summary_compares_both_ends_of_the_run() -> None:
+    params = world.settings(reward_weights={"precision": 1.0, "recall": 3.0})
+    found = summary([curve(i + 1, i / 40) for i in range(40)], ["precision", "recall"], params)
+    assert found["reward_first"] == pytest.approx((0.5 + 3 * np.mean(range(10)) / 40) / 4, abs=1e-6)
+    assert found["reward_rise"] == pytest.approx(0.75 * 30 / 40, abs=1e-6)
+    assert 0.0 < found["reward_rise_low"] < found["reward_rise"] < found["reward_rise_high"]
+    assert found["steps"] == 40 and found["captions"] == 640
+    flat = summary([curve(i + 1, 0.5) for i in range(3)], ["precision", "recall"], params)
+    assert flat["reward_rise"] == flat["reward_rise_low"] == 0.0
+
+
+def test_an_unknown_mean_is_empty_and_no_zero(tmp_path: Path) -> None:
+    params = world.settings(reward_weights={"precision": 1.0, "recall": 3.0})
+    rows = [curve(1, None), curve(2, 0.25)]
+    write_curves(tmp_path / "curves.csv", rows, ["precision", "recall"])
+    head, first, second = (tmp_path / "curves.csv").read_text().splitlines()
+    place = head.split(",").index("reward/recall/mean")
+    assert head.split(",")[0] == "step" and "time" not in head
+    assert first.split(",")[place] == "" and second.split(",")[place] == "0.25"
+    assert summary(rows, ["precision", "recall"], params)["reward_first"] == 0.5
+
+
+def test_samples_keep_unknown_as_nan(tmp_path: Path) -> None:
+    row = {"step": 0, "image_id": "a", "caption": "A b.", "truncated": False, "verdict": "{}", "masked": True}
+    write_samples(tmp_path / "s.parquet", [{**row, "precision": None}], ["precision"])
+    table = pq.read_table(tmp_path / "s.parquet")
+    assert table.column_names == ["step", "image_id", "caption", "truncated", "verdict", "precision", "masked"]
+    assert math.isnan(table["precision"][0].as_py())

@@ -1,0 +1,194 @@
+"""Whole small runs: deterministic, resumed after kill -9, stopped by a failing judge, learning."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import train_world as world
+
+from balcap.hashing import dir_md5
+from balcap.policy.store import save_policy
+from balcap.records import Judgement
+from balcap.training import trainer as trainer_room
+from balcap.training.data import TrainingError
+from balcap.training.metrics import metric_names
+from balcap.training.run import Trained, train
+from balcap.training.trainer import JudgeFailed, checkpoints
+
+TESTS = Path(__file__).parents[1]
+PROGRAM = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+import train_world as world
+from balcap.policy.store import save_policy
+from balcap.training.run import train
+samples, references = world.data()
+work = Path(sys.argv[1])
+result = train(world.settings(steps=8), work / "base", samples, references, work / "work",
+               world.Tracked(), world.CountingJudge())
+save_policy(result.policy, work / "policy")
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return world.base(tmp_path / "base")
+
+
+def run(base: Path, work: Path, by: world.CountingJudge | None = None, **changes: Any) -> Trained:
+    samples, references = world.data()
+    return train(
+        world.settings(**changes), base, samples, references, work, world.Tracked(), by or world.CountingJudge()
+    )
+
+
+def content(result: Trained, folder: Path) -> str:
+    save_policy(result.policy, folder)
+    return dir_md5(folder)
+
+
+def program(folder: Path) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_killed_and_started_again_it_ends_as_if_undisturbed(base: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    folder, undisturbed = base.parent, tmp_path / "undisturbed"
+    process = program(folder)
+    deadline = time.monotonic() + 120
+    while not checkpoints(folder / "work") and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()  # SIGKILL, somewhere behind the first checkpoint
+    process.communicate()
+    kept = checkpoints(folder / "work")
+    assert kept and not (folder / "policy").exists()
+    process = program(folder)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    first = next(line for line in output.splitlines() if line.startswith("▸ train"))
+    assert int(first.split()[2].split("/")[0]) > int(kept[-1].name.partition("-")[2]) // 2
+    torch.set_num_threads(1)
+    try:
+        result = run(base, undisturbed / "work", steps=8)
+    finally:
+        torch.set_num_threads(threads)
+    assert dir_md5(folder / "policy") == content(result, undisturbed / "policy")
+    histories = [json.loads((d / "work/checkpoint-16/history.json").read_text()) for d in (folder, undisturbed)]
+    assert histories[0] == histories[1]
+    assert [row["step"] for row in histories[0]["curves"]] == list(range(1, 9))
+
+
+def test_equal_runs_give_equal_bytes_and_a_finished_one_is_not_repeated(base: Path, tmp_path: Path) -> None:
+    results = [run(base, tmp_path / name) for name in ("one", "two")]
+    hashes = [content(result, tmp_path / f"policy-{i}") for i, result in enumerate(results)]
+    assert hashes[0] == hashes[1] and results[0].history == results[1].history
+    judge = world.CountingJudge()
+    again = run(base, tmp_path / "one", judge)
+    assert content(again, tmp_path / "policy-2") == hashes[0] and again.history == results[0].history
+    assert not judge.groups
+    other = run(base, tmp_path / "three", seed=1)
+    assert content(other, tmp_path / "policy-3") != hashes[0]
+
+
+def test_only_what_is_not_frozen_changes(base: Path, tmp_path: Path) -> None:
+    from balcap.policy.store import load_policy
+
+    before = load_policy(base).model.state_dict()
+    after = run(base, tmp_path / "work").policy.model.state_dict()
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed and not [name for name in changed if "vision_tower" in name]
+    with pytest.raises(TrainingError, match=r"no parameter of the captioner lies under 'model\.visual'"):
+        run(base, tmp_path / "other", frozen=["model.visual"])
+
+
+def test_history_has_every_metric_and_samples_as_asked(base: Path, tmp_path: Path) -> None:
+    result = run(base, tmp_path / "work")
+    names = metric_names(result.rewards)
+    assert [set(row) for row in result.history.curves] == [{"step", *names}] * 4
+    assert [row["step"] for row in result.history.samples] == [0, 0, 2, 2, 4, 4]
+    verdict = json.loads(result.history.samples[0]["verdict"])
+    assert set(verdict) == {"assertions", "covered", "clarity", "fluency", "coherency", "answers"}
+    held_out = sorted(s.image_id for s in world.data()[0] if s.split == "eval")[-2:]
+    assert [row["image_id"] for row in result.history.samples[:2]] == held_out
+
+
+def test_two_checkpoints_are_kept_and_none_is_half_written(base: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    work = tmp_path / "work"
+    run(base, work, save_every=1)
+    assert [c.name for c in checkpoints(work)] == ["checkpoint-6", "checkpoint-8"]
+    before = dir_md5(work / "checkpoint-6")
+
+    def full_disk(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trainer_room.CaptionTrainer, "_save_rng_state", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        run(base, work / "other")
+    assert not list((work / "other").glob("*checkpoint*")) and not (work / "other/.partial").exists()
+    assert dir_md5(work / "checkpoint-6") == before
+
+
+def forgetful(part: str) -> Callable[[list[Judgement]], list[Judgement]]:
+    from dataclasses import replace
+
+    return lambda judged: [replace(j, **{part: None}) for j in judged]
+
+
+def test_a_judge_that_fails_too_often_stops_the_run_with_a_checkpoint(base: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    run(base, work, steps=2)
+    stopped = {"judge": {"name": "lexical", "revision": "1", "max_failure_rate": 0.2}, "steps": 4}
+    with pytest.raises(JudgeFailed, match=r"33% of its answers are unknown in step 3.*max_failure_rate is 20%"):
+        run(base, work, world.CountingJudge(forgetful("covered")), **stopped)
+    assert [c.name for c in checkpoints(work)][-1] == "checkpoint-4"
+    fresh = tmp_path / "fresh"
+    with pytest.raises(JudgeFailed, match="unknown in step 1"):
+        run(base, fresh, world.CountingJudge(forgetful("covered")), **stopped)
+    assert [c.name for c in checkpoints(fresh)] == ["checkpoint-0"]
+    assert len(run(base, fresh, **stopped).history.curves) == 4  # the judge is back: the run goes on
+
+
+def test_unknown_parts_are_counted_and_not_zero(base: Path, tmp_path: Path) -> None:
+    result = run(base, tmp_path / "work", world.CountingJudge(forgetful("covered")))
+    for row in result.history.curves:
+        assert row["reward/recall/unknown"] > 0.2
+        assert row["reward/recall/mean"] in (None, 0.0)  # of empty and truncated captions, which are known
+        assert row["reward/precision/unknown"] == 0.0
+        assert row["judge/failure_rate"] == pytest.approx(1 / 3)
+
+
+def test_a_reward_that_the_judge_cannot_give_is_refused(base: Path, tmp_path: Path) -> None:
+    class Blind(world.CountingJudge):
+        fills = frozenset({"covered"})
+
+    with pytest.raises(TrainingError, match=r"train\.reward_weights\.precision: judge counting cannot give"):
+        run(base, tmp_path / "work", Blind())
+
+
+@pytest.mark.parametrize("rule", ["gdpo", "grpo"])
+def test_the_reward_rises(base: Path, tmp_path: Path, rule: str) -> None:
+    advantage = {
+        "gdpo": {"name": "gdpo", "ddof": 1, "eps": 1e-4, "std_floor": 0.0, "batch_step": True},
+        "grpo": {"name": "grpo", "scale": "group", "ddof": 1, "eps": 1e-4},
+    }[rule]
+    result = run(base, tmp_path / "work", steps=30, samples_every=30, save_every=30, advantage=advantage)
+    means = [sum(row[f"reward/{name}/mean"] for name in result.rewards) / 3 for row in result.history.curves]
+    assert sum(means[-5:]) / 5 > sum(means[:5]) / 5 + 0.2
