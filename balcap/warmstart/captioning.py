@@ -58,23 +58,42 @@ class Captioning:
 
     def loss(self, pictures: NDArray[np.uint8], captions: Sequence[str]) -> Tensor:
         """Mean loss per token; the captions of a picture stand one after the other, equally many for each."""
-        targets = pad_sequence(
-            [torch.tensor(row) for row in self.encode(captions)], batch_first=True, padding_value=IGNORED
-        )
+        rows = [torch.tensor(row) for row in self.encode(captions)]
+        targets = pad_sequence(rows, batch_first=True, padding_value=IGNORED).unflatten(0, (len(pictures), -1))
         seen = self.model.model.multi_modal_projector(self.patches(pictures))
-        hidden = self._hidden(seen.repeat_interleave(len(captions) // len(pictures), dim=0), targets)
         known = targets != IGNORED
-        return cross_entropy(self.model.lm_head(hidden[known]), targets[known])
+        return cross_entropy(self.model.lm_head(self._hidden(seen, targets)[known]), targets[known])
 
     def _hidden(self, seen: Tensor, targets: Tensor) -> Tensor:
-        """float32[N, L, D]: the state from which each target is predicted. Padding stands right and is never seen."""
+        """float32[N, K, L, D]: the state from which each target of int64[N, K, L] is predicted.
+
+        The K captions of a picture share one prompt: behind it they stand in a row and do not see each other. Padding
+        stands right in each caption and is never seen.
+        """
         embed: nn.Module = self.model.get_input_embeddings()
         place = (self.prompt == self.model.config.image_token_id)[..., None]
         prompt = embed(self.prompt).expand(len(targets), -1, -1).masked_scatter(place, seen)
-        before = embed(targets[:, :-1].clamp(min=0))
-        whole = torch.cat([prompt, before], dim=1)
-        states = self.model.model.language_model(inputs_embeds=whole, use_cache=False).last_hidden_state
-        return states[:, self.prompt.shape[1] - 1 :]
+        before = embed(targets[:, :, :-1].clamp(min=0))
+        mask, positions = self._layout(targets.shape[1], before.shape[2])
+        states = self.model.model.language_model(
+            inputs_embeds=torch.cat([prompt, before.flatten(1, 2)], dim=1),
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+        ).last_hidden_state
+        asked, said = states.split([prompt.shape[1], before.shape[1] * before.shape[2]], dim=1)
+        first = asked[:, -1:, None].expand(-1, targets.shape[1], -1, -1)
+        return torch.cat([first, said.unflatten(1, before.shape[1:3])], dim=2)
+
+    def _layout(self, captions: int, length: int) -> tuple[Tensor | None, Tensor]:
+        """Who sees whom, bool[1, 1, S, S] (``None``: plainly causal), and positions, int64[1, S]."""
+        asked = self.prompt.shape[1]
+        positions = torch.cat([torch.arange(asked), torch.arange(asked, asked + length).repeat(captions)])
+        if captions == 1:
+            return None, positions[None]
+        part = torch.cat([torch.zeros(asked), torch.arange(1, captions + 1).repeat_interleave(length)])
+        same = (part[None] == part[:, None]) | (part[None] == 0)
+        return same.tril()[None, None], positions[None]
 
 
 def train_only(model: nn.Module, wanted: Sequence[str]) -> None:

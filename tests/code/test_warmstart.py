@@ -184,6 +184,7 @@ CHILD = """
 import json, os, sys
 from pathlib import Path
 from balcap.params.warmstart import Warmstart
+import deepspeed  # saving a model imports it: once here, not in every process
 from balcap.warmstart import loop, run, scenes
 raw, folder, kills = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 loop.SAVE_EVERY, loop.LOG_EVERY = 2, 1
