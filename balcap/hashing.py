@@ -15,7 +15,9 @@ def image_id(width: int, height: int, rgb: bytes) -> str:
     """Identity of a picture: sha256 of its size and its oriented RGB bytes (``len(rgb) == 3 * width * height``)."""
     if len(rgb) != 3 * width * height:
         raise ValueError(f"{len(rgb)} bytes are not the RGB bytes of {width} x {height} pixels")
-    return hashlib.sha256(struct.pack("<II", width, height) + rgb).hexdigest()
+    digest = hashlib.sha256(struct.pack("<II", width, height))
+    digest.update(rgb)
+    return digest.hexdigest()
 
 
 def sha256_text(text: str) -> str:
