@@ -35,6 +35,8 @@ from balcap.sources.spill import Spill, open_spill
 
 CHUNK = 32
 """Pictures that a process takes at a time."""
+WORTHWHILE = 64
+"""Pictures for which another process is started; fewer are read sooner than it has started."""
 DEADLINE = 1800.0
 """Seconds within which a chunk must be read; a network folder that hangs ends the stage."""
 
@@ -83,7 +85,7 @@ def split_of(image_id: str, seed: int, eval_share: float) -> str:
 def _read_into(spill: Spill, params: Prepare, workers: int) -> None:
     source = SOURCES[params.source.name]
     progress = Progress("prepare", sum(1 for _ in source(params)), "pictures")
-    workers = min(workers, progress.total // CHUNK + 1)
+    workers = min(workers, progress.total // WORTHWHILE + 1)
     refused = 0
     for raw, found in _read_all(source(params), params, workers):
         if isinstance(found, Rejected):

@@ -39,8 +39,8 @@ MANIFEST = pa.schema(
     ]
 )
 REJECTS = pa.schema([("origin", TEXT), ("reason", TEXT), ("detail", TEXT)])
-GROUP = {IMAGES: 32, MANIFEST: 1000, REJECTS: 1000}
-"""Rows in memory at a time."""
+GROUP = 4_000_000
+"""Bytes in memory at a time, about."""
 
 
 def write_shards(folder: Path, spill: Spill, shard_size: int) -> None:
@@ -82,9 +82,20 @@ def _write(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Non
     """Stream rows into a parquet file; encoded images are neither compressed again nor put into dictionaries."""
     texts = [name for name in schema.names if name != "image"]
     compression = {name: "zstd" if name != "image" else "none" for name in schema.names}
-    rows = iter(rows)
     with pq.ParquetWriter(
         path, schema, compression=compression, use_dictionary=texts, write_statistics=texts
     ) as writer:
-        while group := list(islice(rows, GROUP[schema])):
+        for group in _groups(rows):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    group, size = [], 0
+    for row in rows:
+        group.append(row)
+        size += len(row.get("image", b"")) + 1000
+        if size >= GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
