@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import sqlite3
+import urllib.parse
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +56,7 @@ def connect(uri: str) -> MlflowClient:
     import mlflow
     from mlflow.tracking import MlflowClient
 
+    uri = _hide_password(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     file = _sqlite_file(uri)
@@ -83,6 +85,16 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
 def experiment_name(recipe: str) -> str:
     """One MLflow experiment per recipe."""
     return f"balcap-{recipe}"
+
+
+def _hide_password(uri: str) -> str:
+    """A server's address without ``user:password@``, which go where MLflow reads them but never prints them."""
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme not in ("http", "https") or parts.username is None:
+        return uri
+    os.environ["MLFLOW_TRACKING_USERNAME"] = urllib.parse.unquote(parts.username)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = urllib.parse.unquote(parts.password or "")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _sqlite_file(uri: str) -> Path | None:

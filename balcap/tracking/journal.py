@@ -1,8 +1,8 @@
 """What a run wants recorded, as JSON lines on disk: written by the stage, sent to MLflow by another process.
 
-    .work/tracking/20261121-120000-train-4711.jsonl         one record per line
-                                             .json          the sender's state: how far it came, under which run
-                                             /0001.parquet  tables and artifacts, copied, so that they outlive the run
+    .work/tracking/20261121-120000-train-9f86d081.jsonl     one record per line
+                                                 .json      the sender's state: how far it came, under which run
+                                                 /0001.parquet  tables and artifacts, copied, so that they outlive the run
 
 Stage and sender share one open file and with it one lock on the journal: a journal whose lock is free has neither, and
 whoever finds it may send the rest.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Journal:
     @classmethod
     def create(cls, name: str) -> Journal:
         """A new journal, locked by this process."""
-        path = folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{os.getpid()}.jsonl"
+        path = folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{secrets.token_hex(4)}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         # Locked before anybody can see it under its name.
         hidden = path.with_suffix(".tmp")

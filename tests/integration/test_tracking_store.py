@@ -225,6 +225,8 @@ def test_an_unreachable_server_delays_nothing_but_the_end(
     place: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):  # set by `connect`, undone after the test
+        monkeypatch.setenv(name, "")
     began = time.monotonic()
     with stage_run("prepare", params) as run:
         for step in range(1000):
@@ -235,6 +237,7 @@ def test_an_unreachable_server_delays_nothing_but_the_end(
     kept = [p.read_text() for p in (place / ".work/tracking").glob("*") if p.suffix in (".jsonl", ".log", ".json")]
     assert kept and "secret" not in "".join(kept)
     assert ensure_parent("x", {}, params) is None
+    assert "secret" not in capfd.readouterr().err
 
 
 def test_a_work_folder_that_cannot_be_written_stops_no_stage(
