@@ -2,7 +2,7 @@
 
     .work/tracking/20261121-120000-train-9f86d081.jsonl     one record per line
                                                  .json      the sender's state: how far it came, under which run
-                                                 /0001.parquet  tables and artifacts, copied, so that they outlive the run
+                                                 /0001.parquet  tables and artifacts, copied: they outlive the run
 
 Stage and sender share one open file and with it one lock on the journal: a journal whose lock is free has neither, and
 whoever finds it may send the rest.
