@@ -46,7 +46,7 @@ def dir_md5(path: Path | str) -> str:
         for f in root.rglob("*")
         if f.is_file() and not _ignored(f.relative_to(root))
     ]
-    rows.sort(key=lambda row: tuple(row["relpath"].split("/")))
+    rows.sort(key=lambda row: row["relpath"])
     return hashlib.md5(json.dumps(rows).encode()).hexdigest() + ".dir"
 
 
