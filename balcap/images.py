@@ -47,7 +47,7 @@ REASONS = {
 """Why a picture is refused: the vocabulary of the rejects table."""
 ANY = Limits(max_pixels=50_000_000, max_bytes=50_000_000, min_side=1, max_reject_share=0.0)
 """Limits for pictures that `prepare` has not seen, such as those of a request."""
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # limits.max_pixels decides
+warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of a file ends as Rejected
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -59,7 +59,7 @@ class Limits(Strict):
     max_bytes: PositiveInt
     min_side: PositiveInt
     max_reject_share: Share
-    """The stage fails when more than this share of the files is refused."""
+    """The stage fails when more than this share of the pictures is refused; a duplicate is no fault."""
 
 
 class Split(Strict):
