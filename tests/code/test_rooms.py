@@ -18,7 +18,8 @@ RANKS = [
     {"images", "sources", "collect", "expectations", "judge", "rewards", "advantages", "policy"},
     {"warmstart", "training", "evaluation", "registry"},
     {"tracking", "caption", "scoring"},
-    {"cli", "cli_caption"},
+    {"cli_caption"},
+    {"cli"},
 ]
 SIDEWAYS = {("sources", "images")}
 """Inside the rank of the stages' rooms, the one allowed import: a source decodes what it finds."""
