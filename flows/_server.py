@@ -64,7 +64,8 @@ def prefect_server(checkout: Path) -> Iterator[None]:
         with locked(folder / "start.lock", START_SECONDS, "the start of a Prefect server"):
             env = os.environ | _server_settings()
             server = stack.enter_context(group(_command(port), cwd=folder, env=env, grace=STOP_SECONDS, log=log))
-            import_module("flows.pipeline")  # takes seconds, as the server does
+            for module in ("flows.pipeline", "mlflow.tracking"):  # what a run needs takes seconds, as the server does
+                import_module(module)
             _wait(server, f"http://127.0.0.1:{port}/api/health", log)
         yield
         _drain()

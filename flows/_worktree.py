@@ -86,10 +86,10 @@ def _add(checkout: Path, root: Path) -> Worktree:
     local = checkout / ".dvc" / "config.local"
     if local.exists():
         shutil.copyfile(local, root / ".dvc" / "config.local")
-    # DVC's own state of a checkout would otherwise stay behind in a system folder, one for each run.
-    _dvc.configure(
-        root, cache={"dir": str(_dvc.cache_dir(checkout))}, core={"site_cache_dir": str(root / ".dvc/tmp/site")}
-    )
+    # DVC's own state of a checkout would otherwise stay behind in a system folder, one for each run. What DVC wants in
+    # git it adds itself, instead of telling somebody to.
+    own = {"site_cache_dir": str(root / ".dvc" / "tmp" / "site"), "autostage": "true"}
+    _dvc.configure(root, cache={"dir": str(_dvc.cache_dir(checkout))}, core=own)
     return Worktree(root, checkout, baseline, tree)
 
 

@@ -1,4 +1,4 @@
-"""``dvc repro``, ``dvc exp run -S`` and the flow give the same ``dvc.lock``, byte by byte, and then nothing is left to do.
+"""``dvc repro``, ``dvc exp run -S`` and the flow give the same ``dvc.lock``, byte by byte; then nothing is left to do.
 
 Three clones, each with its own DVC cache.
 """
