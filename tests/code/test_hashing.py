@@ -24,6 +24,7 @@ def fill(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("" if name == "zero" else f"content of {name}\r\n")
     (folder / "link").symlink_to("b")
+    (folder / "linked").symlink_to("a")
 
 
 def test_hashes_are_those_that_dvc_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
