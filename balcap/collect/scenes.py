@@ -10,15 +10,17 @@ from balcap.records import Question, Reference, Sample
 from balcap.scenes import Scene, scene_questions, split_units, teacher_caption
 
 WRITER = "scenes"
+PROMPT_SHA256 = sha256_text("scenes 1: the imperfect teacher writes from the facts; units are its statements")
+"""The teacher has no prompt; a changed teacher changes this description's version."""
 
 
 def write_reference(sample: Sample, seed: int) -> Reference:
-    """The teacher's caption and its units; there is no prompt, so its hash is that of the empty text.
+    """The teacher's caption and its units.
 
     Raises ``ValueError`` if ``meta["scene"]`` is no scene.
     """
     caption = teacher_caption(Scene.from_json(sample.meta["scene"]), seed)
-    return Reference(sample.image_id, caption, split_units(caption), WRITER, sha256_text(""))
+    return Reference(sample.image_id, caption, split_units(caption), WRITER, PROMPT_SHA256)
 
 
 def write_questions(sample: Sample, seed: int, limit: int) -> list[Question]:
