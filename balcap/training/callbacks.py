@@ -23,7 +23,7 @@ from balcap.policy.generate import generate_captions
 from balcap.progress import Progress
 from balcap.records import Reference, Sample
 from balcap.tracking import StageRun
-from balcap.training.judging import Group, Judging
+from balcap.training.judging import Group, Judging, Scored
 from balcap.training.metrics import TIMES
 from balcap.training.trainer import CaptionTrainer
 
@@ -104,10 +104,9 @@ class Reporter(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        found = {name: logs.get(name) for name in TRL_LOGS if logs and logs.get(name) is not None}
-        self.run.log(
-            {f"trl/{name}": value for name, value in found.items()}, state.global_step // self.params.updates_per_step
-        )
+        found = {f"trl/{name}": logs[name] for name in TRL_LOGS if logs and logs.get(name) is not None}
+        if found:
+            self.run.log(found, state.global_step // self.params.updates_per_step)
 
     def on_save(self, *args: Any, **_: Any) -> None:
         self.trainer.clock.restart()
@@ -127,20 +126,20 @@ class Reporter(TrainerCallback):
         policy.model.train()
         groups = [Group(*pair, [caption]) for pair, caption in zip(self.shown, captions, strict=True)]
         self.judging.dispatch(groups, seed=step)
-        rows = []
-        for group, scored in zip(groups, self.judging.collect(), strict=True):
-            values = [None if math.isnan(value) else value for value in scored.rewards[0].tolist()]
-            rows.append(
-                {
-                    "step": step,
-                    "image_id": group.sample.image_id,
-                    "caption": group.captions[0].text,
-                    "truncated": group.captions[0].truncated,
-                    "verdict": json.dumps(asdict(scored.judgements[0]), sort_keys=True, ensure_ascii=False),
-                    **dict(zip(self.judging.names, values, strict=True)),
-                    "masked": bool(scored.masked[0]),
-                }
-            )
+        rows = [self._row(step, group, scored) for group, scored in zip(groups, self.judging.collect(), strict=True)]
         self.history.samples += rows
         pictures = [group.sample.image for group in groups]
         self.run.table("samples", pd.DataFrame(rows).assign(picture=pictures), images=["picture"])
+
+    def _row(self, step: int, group: Group, scored: Scored) -> dict[str, Any]:
+        """One caption of one fixed picture, as a row of the table of samples."""
+        values = [None if math.isnan(value) else value for value in scored.rewards[0].tolist()]
+        return {
+            "step": step,
+            "image_id": group.sample.image_id,
+            "caption": group.captions[0].text,
+            "truncated": group.captions[0].truncated,
+            "verdict": json.dumps(asdict(scored.judgements[0]), sort_keys=True, ensure_ascii=False),
+            **dict(zip(self.judging.names, values, strict=True)),
+            "masked": bool(scored.masked[0]),
+        }

@@ -9,6 +9,7 @@ checkpoint at the boundary of a generation phase and ends with the same weights 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from balcap.judge import make_judge
 from balcap.params.train import Train
 from balcap.policy.generate import chat_prompt, forbidden_tokens
-from balcap.policy.store import Policy, load_policy
+from balcap.policy.store import Policy, load_policy, quiet
 from balcap.records import Judge, Reference, Sample
 from balcap.rewards import bind
 from balcap.tracking import StageRun
@@ -56,33 +57,49 @@ def train(
     _check_judge_serves(params, judge)
     everything = list(samples)
     pictures = with_reference([s for s in everything if s.split == "train"], references, 1, "training")
-    shown = with_reference([s for s in everything if s.split != "train"], references, 1, "held-out")
+    held_out = with_reference([s for s in everything if s.split != "train"], references, 1, "held-out")
     policy = load_policy(base)
     freeze(policy.model, params.frozen)
     done = checkpoints(work)
     history = History.read(done[-1]) if done else History()
     judging = Judging(judge, params)
+    shown = [(s, references[s.image_id]) for s in held_out[-params.sample_images :]]
+    reporter = Reporter(params, judging, shown, history, run)
     try:
-        fixed = [(s, references[s.image_id]) for s in shown[-params.sample_images :]]
-        reporter = Reporter(params, judging, fixed, history, run)
-        per_step = params.global_batch_size // params.group_size
-        trainer = CaptionTrainer(
-            policy,
-            params,
-            grpo_config(params, work, forbidden_tokens(policy)),
-            dataset(pictures, chat_prompt(policy), per_step, params.steps, params.seed),
-            {s.image_id: s for s in pictures},
-            references,
-            judging,
-            [reporter],
-        )
-        reporter.trainer = trainer
-        trainer.extra_state = history.write
-        trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # TRL's use of names that transformers is about to drop
+            trainer = make_trainer(params, policy, pictures, references, judging, reporter, work)
+            trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     finally:
         judging.close()
     policy.model.eval()
     return Trained(policy, history, judging.names)
+
+
+def make_trainer(
+    params: Train,
+    policy: Policy,
+    pictures: list[Sample],
+    references: Mapping[str, Reference],
+    judging: Judging,
+    reporter: Reporter,
+    work: Path,
+) -> CaptionTrainer:
+    """TRL's trainer on ``pictures``, reporting through ``reporter``, whose history goes into every checkpoint."""
+    per_step = params.global_batch_size // params.group_size
+    trainer = CaptionTrainer(
+        policy,
+        params,
+        grpo_config(params, work, forbidden_tokens(policy)),
+        dataset(pictures, chat_prompt(policy), per_step, params.steps, params.seed),
+        {s.image_id: s for s in pictures},
+        references,
+        judging,
+        [reporter],
+    )
+    reporter.trainer = trainer
+    trainer.extra_state = reporter.history.write
+    return trainer
 
 
 def freeze(model: torch.nn.Module, prefixes: Iterable[str]) -> None:
