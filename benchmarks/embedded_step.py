@@ -26,7 +26,6 @@ import torch
 
 from balcap.params import load_params
 from balcap.records_io import read_references, read_samples
-from balcap.tracking import StageRun
 from balcap.training.run import train
 
 ROOT = Path(__file__).parents[1]
@@ -36,11 +35,10 @@ WARM_UP = 2
 """First steps, in which caches and the allocator settle; not counted."""
 
 
-class Times(StageRun):
+class Times:
     """Keeps the times that a run would log."""
 
     def __init__(self) -> None:
-        super().__init__("benchmark")
         self.steps: list[dict[str, float]] = []
 
     def log(self, metrics: Any, step: int | None = None) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -22,7 +22,6 @@ from balcap.params.train import Train
 from balcap.policy.generate import generate_captions
 from balcap.progress import Progress
 from balcap.records import Reference, Sample
-from balcap.tracking import StageRun
 from balcap.training.judging import Group, Judging, Scored
 from balcap.training.metrics import TIMES
 from balcap.training.trainer import CaptionTrainer
@@ -38,6 +37,14 @@ TRL_LOGS = (
     "completions/clipped_ratio",
 )
 """Of what TRL logs, the part that goes to MLflow under its own names."""
+
+
+class Tracker(Protocol):
+    """Where a run's numbers and samples go (``balcap.tracking.StageRun``); never raises."""
+
+    def log(self, metrics: Mapping[str, float | None], step: int | None = None) -> None: ...
+
+    def table(self, name: str, frame: pd.DataFrame, images: Sequence[str] = ()) -> None: ...
 
 
 @dataclass
@@ -68,7 +75,7 @@ class Reporter(TrainerCallback):
         judging: Judging,
         shown: Sequence[tuple[Sample, Reference]],
         history: History,
-        run: StageRun,
+        run: Tracker,
     ) -> None:
         self.params, self.judging, self.shown, self.history, self.run = params, judging, shown, history, run
         self.progress = Progress("train", params.steps, "steps")

@@ -22,8 +22,7 @@ from balcap.policy.generate import chat_prompt, forbidden_tokens
 from balcap.policy.store import Policy, load_policy, quiet
 from balcap.records import Judge, Reference, Sample
 from balcap.rewards import bind
-from balcap.tracking import StageRun
-from balcap.training.callbacks import History, Reporter
+from balcap.training.callbacks import History, Reporter, Tracker
 from balcap.training.config import grpo_config
 from balcap.training.data import TrainingError, dataset, with_reference
 from balcap.training.judging import Judging
@@ -45,7 +44,7 @@ def train(
     samples: Iterable[Sample],
     references: Mapping[str, Reference],
     work: Path,
-    run: StageRun,
+    run: Tracker,
     judge: Judge | None = None,
 ) -> Trained:
     """Train the captioner of folder ``base`` on the ``train`` pictures; shows the ``eval`` ones as it goes.
