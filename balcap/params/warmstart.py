@@ -89,4 +89,6 @@ class Warmstart(Strict):
     def _model_or_checkpoint(self) -> Warmstart:
         if (self.model is None) != (self.method.name == "checkpoint"):
             raise ValueError("model must be null with method checkpoint, and given with every other method")
+        if self.method.name == "scenes" and self.model is not None and self.model.tokenizer.name != "scenes":
+            raise ValueError("method scenes needs model.tokenizer.name scenes, the words of the embedded world")
         return self

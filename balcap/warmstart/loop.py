@@ -29,6 +29,8 @@ from balcap.warmstart import Log
 
 WARMUP = 50
 FLOOR = 0.05
+BETAS = (0.9, 0.95)
+"""Of AdamW; a short memory suits a few hundred steps."""
 MAX_GRAD_NORM = 1.0
 SAVE_EVERY = 20
 LOG_EVERY = 10
@@ -124,7 +126,7 @@ def _run_stage(
     task = stage.make()
     parts = _parts(model, task.heads)
     trained = [p for p in parts.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=stage.spec.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(trained, lr=stage.spec.learning_rate, betas=BETAS, fused=True)
     if first:
         state.load(parts, optimizer)
     for step, batch in _ahead(task.batch, first, stage.spec.steps):

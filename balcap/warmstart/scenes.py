@@ -1,7 +1,7 @@
 """Method ``scenes``: the embedded world's captioner from nothing, in the three phases that it needs.
 
-1. **vision**: the tower alone learns what stands in each cell, through heads that are thrown away;
-2. **align**: the tower rests, single clean sentences teach the language model which cell a place word means;
+1. **vision**: tower and projector learn to turn each cell into the words for what stands in it, and where it is;
+2. **align**: the tower rests, single clean sentences teach the language model to find the cell that a place word means;
 3. **sft**: everything learns to caption as the noisy captioner does, faults included.
 
 Without the first two the third learns grammar and never looks at the picture (``miniature``, section 7).
@@ -27,7 +27,7 @@ from balcap.warmstart.captioning import Captioning, train_only
 from balcap.warmstart.loop import Stage, Task, run_stages
 from balcap.warmstart.streams import (
     GRID,
-    HEADS,
+    QUESTIONS,
     VISION_OBJECTS,
     Stream,
     align_batch,
@@ -36,7 +36,7 @@ from balcap.warmstart.streams import (
     vision_batch,
 )
 
-TOWER = "model.vision_tower."
+TOWER, PROJECTOR, WORDS = "model.vision_tower.", "model.multi_modal_projector.", "model.language_model.embed_tokens."
 
 
 def train(params: Warmstart, method: ScenesMethod, work: Path, out: Path, log: Log) -> None:
@@ -60,20 +60,24 @@ def build(params: Warmstart) -> Policy:
 
 
 def vision_task(params: Warmstart, method: ScenesMethod, captioning: Captioning) -> Task:
-    """The tower, and one linear layer that answers every question of ``HEADS`` for every cell."""
-    train_only(captioning.model, [TOWER])
+    """Tower, projector and word vectors: what the projector makes of a cell must be near the words that say it."""
+    train_only(captioning.model, [TOWER, PROJECTOR, WORDS])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
-        heads = nn.Linear(captioning.model.config.vision_config.hidden_size, sum(HEADS.values()))
+        nothing = nn.Linear(captioning.model.config.text_config.hidden_size, 1)
     stream = Stream(stream_number(params.seed, "vision"), *VISION_OBJECTS, method.vision.batch_size)
+    tokenizer = captioning.policy.processor.tokenizer
+    words = [tokenizer.convert_tokens_to_ids(list(question)) for question in QUESTIONS]
 
     def loss(batch: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Tensor:
         pictures, facts = batch
-        answers = heads(cells(captioning.patches(pictures))).split(list(HEADS.values()), dim=-1)
+        seen = cells(captioning.model.model.multi_modal_projector(captioning.patches(pictures)))
+        near, empty = captioning.model.lm_head(seen), nothing(seen)
         right = torch.from_numpy(facts).flatten(0, 1)
-        return torch.stack([cross_entropy(a.flatten(0, 1), right[:, i]) for i, a in enumerate(answers)]).sum()
+        answers = [torch.cat([near[..., ids], empty], dim=-1).flatten(0, 1) for ids in words]
+        return torch.stack([cross_entropy(answer, right[:, i]) for i, answer in enumerate(answers)]).sum()
 
-    return Task(lambda step: vision_batch(stream, step), loss, heads)
+    return Task(lambda step: vision_batch(stream, step), loss, nothing)
 
 
 def cells(patches: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ from balcap.scenes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, TEX
 
 GRID = 3
 """Cells per side."""
-VISION_OBJECTS = (2, 4)
-"""Fewest and most objects of a picture in the vision phase."""
+VISION_OBJECTS = (4, 9)
+"""Fewest and most objects in the vision phase: a full grid teaches more per picture."""
 SENTENCES = 4
 """Clean sentences per picture in the alignment phase."""
 POOL = 8
@@ -60,20 +60,13 @@ def pictures(scenes: list[Scene]) -> NDArray[np.uint8]:
     return np.stack([render(scene) for scene in scenes])
 
 
-HEADS = {
-    "shape": len(SHAPES) + 1,
-    "colour": len(COLOURS) + 1,
-    "size": len(SIZES) + 1,
-    "background": len(BACKGROUNDS),
-    "texture": len(TEXTURES),
-    "cell": len(PLACES),
-}
-"""What each cell is asked in the vision phase, and how many answers there are; the last of three is "nothing"."""
+QUESTIONS = (SHAPES, COLOURS, SIZES, BACKGROUNDS, TEXTURES, PLACES)
+"""What each cell is asked in the vision phase, as lists of possible words. The first three may have none."""
 
 
 def cell_facts(scenes: list[Scene]) -> NDArray[np.int64]:
-    """int64[N, 9, 6]: the right answer of every head of ``HEADS`` for every cell."""
-    facts = np.empty((len(scenes), len(PLACES), len(HEADS)), np.int64)
+    """int64[N, 9, 6]: which word answers each of ``QUESTIONS`` for each cell; where none does, one past the last."""
+    facts = np.empty((len(scenes), len(PLACES), len(QUESTIONS)), np.int64)
     facts[:, :, :3] = len(SHAPES), len(COLOURS), len(SIZES)
     facts[:, :, 5] = np.arange(len(PLACES))
     for row, scene in zip(facts, scenes, strict=True):

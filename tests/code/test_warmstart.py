@@ -150,6 +150,11 @@ def test_pixel_values_are_the_processors() -> None:
     assert torch.allclose(ours, torch.as_tensor(theirs["pixel_values"]), atol=1e-5)
 
 
+def test_words_of_another_tokenizer_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"method scenes needs model\.tokenizer\.name scenes"):
+        settings(model__tokenizer={"name": "bpe", "vocab_size": 300})
+
+
 def test_cells_average_finer_patches() -> None:
     patches = torch.arange(36.0).reshape(1, 36, 1)
     expected = [(r * 12 + c * 2) + np.mean([0, 1, 6, 7]) for r in range(3) for c in range(3)]
@@ -228,7 +233,7 @@ def test_every_phase_learns(tmp_path: Path) -> None:
         for name, value in metrics.items():
             losses.setdefault(name, []).append(value)
 
-    longer = {f"method__{phase}__steps": 40 for phase in ("vision", "align", "sft")}
+    longer: dict[str, Any] = {f"method__{phase}__steps": 40 for phase in ("vision", "align", "sft")}
     run(settings(**longer), (), {}, tmp_path / "work", tmp_path / "base", log)
     assert set(losses) == {"loss/vision", "loss/align", "loss/sft"}
     assert all(values[-1] < 0.9 * values[0] for values in losses.values()), losses
