@@ -23,7 +23,7 @@ from balcap.files import locked
 from balcap.workspace import main_checkout
 from flows._process import group
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 STOP_SECONDS = 10.0
 UI_PORT = 4200
 """Where ``balcap ui`` shows runs; links in tags and artifacts lead there."""

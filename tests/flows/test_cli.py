@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -88,26 +89,26 @@ def test_bad_parameters_fail_at_once(repo: Path, executed: Executed, args: list[
     assert executed() == [] and not (repo / ".prefect").exists()
 
 
-def test_a_run_with_a_server_of_its_own(repo: Path, executed: Executed) -> None:
+def test_two_first_runs_at_once_with_servers_of_their_own(repo: Path, executed: Executed) -> None:
     env = {"PREFECT_API_URL": "", "PREFECT_HOME": ""}
-    status, said = balcap(repo, "run", "prepare", "--name", "first", **env)
-    assert status == 0, said
-    assert "prepare: Completed" in said and "run first is complete" in said
-    assert executed() == ["prepare"]
-    assert (repo / ".prefect/prefect.db").exists()
+    both = [start(repo, "run", "prepare", "--name", name, **env) for name in ("first", "twin")]
+    for process, name in zip(both, ("first", "twin"), strict=True):
+        said, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, said
+        assert f"run {name} is complete" in said
+    assert set(executed()) == {"prepare"}
     assert not [p for p in psutil.process_iter(["environ"]) if belongs(p.info["environ"], repo)]
 
-    # The next one finds the state of the first.
+    # The next one finds DVC's results and Prefect's state of both.
     status, said = balcap(repo, "run", "prepare", "--name", "second", **env)
-    assert status == 0 and "prepare: Cached" in said
+    assert status == 0 and "(restored from the run-cache: it has never run)" in said
     code = (
         "import sqlite3; db = sqlite3.connect('.prefect/prefect.db')\n"
-        "for row in db.execute('select r.name, t.name, t.state_name from flow_run r join task_run t "
-        "on t.flow_run_id = r.id order by r.created'): print(*row)"
+        "for row in db.execute('select r.name, t.name, t.state_type from flow_run r join task_run t "
+        "on t.flow_run_id = r.id order by r.name'): print(*row)"
     )
     assert sh(sys.executable, "-c", code, cwd=repo).splitlines() == [
-        "first prepare Completed",
-        "second prepare Cached",
+        f"{name} prepare COMPLETED" for name in ("first", "second", "twin")
     ]
 
 
@@ -135,9 +136,8 @@ def test_stopping_a_run_leaves_no_process_behind(
     assert _dvc.experiments(done, "stopped") == []
 
 
-@pytest.mark.parametrize("wishes", [[], ["-S", "train.seed=4"]])
-def test_two_runs_at_once(repo: Path, prefect: str, wishes: list[str]) -> None:
-    both = [start(repo, "run", *wishes, "--name", name, PREFECT_API_URL=prefect) for name in ("one", "two")]
+def test_two_runs_at_once_with_equal_parameters(repo: Path, prefect: str) -> None:
+    both = [start(repo, "run", "-S", "train.seed=4", "--name", n, PREFECT_API_URL=prefect) for n in ("one", "two")]
     for process in both:
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
@@ -146,14 +146,6 @@ def test_two_runs_at_once(repo: Path, prefect: str, wishes: list[str]) -> None:
     assert not [path for path in (repo / ".runs").iterdir() if path.is_dir()]
     assert sh("dvc", "exp", "apply", "two", cwd=repo)
     assert _dvc.why(repo, "evaluate") is None
-
-
-def test_two_first_runs_at_once_with_servers_of_their_own(repo: Path) -> None:
-    env = {"PREFECT_API_URL": "", "PREFECT_HOME": ""}
-    both = [start(repo, "run", "prepare", **env) for _ in range(2)]
-    for process in both:
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, said
 
 
 def test_the_display_in_a_terminal_shows_progress() -> None:
@@ -185,3 +177,25 @@ def test_plain_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == (
         "train: running, because it has never run\ntrain | hello\ntrain: Failed in 0:00 (exit status 1: error)\n"
     )
+
+
+@pytest.mark.slow
+def test_both_pages_are_served_and_end_with_ctrl_c(repo: Path) -> None:
+    from flows._server import free_port
+
+    ports = free_port(), free_port()
+    process = start(repo, "ui", "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1]))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Ctrl-C" in line:
+            break
+    family = psutil.Process(process.pid).children(recursive=True)
+    for port in ports:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+            assert page.status == 200
+    with urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/ui-settings", timeout=60) as settings:
+        assert f"http://127.0.0.1:{ports[0]}/api" in settings.read().decode()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
+    wait_until(lambda: not any(alive(one.pid) for one in family))

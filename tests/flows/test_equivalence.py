@@ -9,16 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from flows import _dvc
 from tests.flows.helpers import dvc
 
 
-@pytest.mark.parametrize("overrides", [[], ["train.reward_weights.recall=2", "train.seed=3"]])
 def test_three_ways_one_lock(
-    new_repo: Callable[[str], Path], run: Callable[..., Any], executed: Callable[[], list[str]], overrides: list[str]
+    new_repo: Callable[[str], Path], run: Callable[..., Any], executed: Callable[[], list[str]]
 ) -> None:
+    overrides = ["train.reward_weights.recall=2", "train.seed=3"]
     every = ["prepare", "train", "evaluate"]
     options = [word for override in overrides for word in ("-S", override)]
 
