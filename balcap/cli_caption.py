@@ -13,8 +13,6 @@ from typing import Annotated
 
 import typer
 
-from balcap.params import ParamsError, load_params
-
 
 def caption(
     pictures: Annotated[list[Path], typer.Argument(help="Picture files.", metavar="PICTURE...", show_default=False)],
@@ -28,6 +26,7 @@ def caption(
 ) -> None:
     """Print a caption for each picture, written by the registered captioner."""
     from balcap.caption import CaptionError, load_captioner, read_picture
+    from balcap.params import ParamsError, load_params
 
     try:
         params = load_params()

@@ -8,6 +8,7 @@ folder are copied: they are code in the making, and belong to the experiment).
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,7 @@ from balcap.workspace import main_checkout
 from flows import _dvc
 from flows._git import GitFault, git, snapshot, untracked
 
+IGNORE = ".dvcignore"
 LOCK_TIMEOUT = 600.0
 """Seconds to wait for another run that makes or removes a worktree, or saves an experiment."""
 
@@ -131,7 +133,27 @@ def carry(tree: Worktree, stages: Sequence[_dvc.Planned]) -> list[str]:
             for name in untracked(tree.origin, path):
                 _mirror(tree.origin / name, tree.root / name)
                 extra.append(name)
+    _ignore(tree.root / IGNORE, unhashable(tree.root, {path for stage in stages for path in stage.inputs}))
     return extra
+
+
+def unhashable(root: Path, inputs: Iterable[str]) -> list[str]:
+    """What DVC cannot hash in the input folders: pipes, sockets and devices, on which it would wait for ever, and links
+    that lead nowhere. ``prepare`` still sees them, and refuses each with its reason.
+    """
+    folders = (root / path for path in sorted(inputs))
+    found = (Path(top) / name for folder in folders for top, _, names in os.walk(folder) for name in names)
+    return [path.relative_to(root).as_posix() for path in found if not path.is_file()]
+
+
+def _ignore(path: Path, names: Sequence[str]) -> None:
+    """Add lines to a ``.dvcignore``, once each; they belong to the experiment, which could not be repeated without."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    wanted = ["/" + re.sub(r"([*?[!#\\ ])", r"\\\1", name) for name in names]
+    lines = [line for line in wanted if line not in text.splitlines()]
+    if lines:
+        with atomic_path(path) as tmp:
+            tmp.write_text("\n".join([text.rstrip("\n"), *lines, ""]), encoding="utf-8")
 
 
 def uncached(stages: Iterable[_dvc.Planned]) -> list[str]:
@@ -173,7 +195,7 @@ def changed(tree: Worktree, stages: Sequence[_dvc.Planned], before: Mapping[str,
 
 def apply(tree: Worktree, stages: Sequence[_dvc.Planned]) -> None:
     """Write the run's results into the checkout it was started in: parameters, lock, uncached and cached outputs."""
-    for path in [_dvc.PARAMS, *uncached(stages), *ignore_files(stages)]:
+    for path in [_dvc.PARAMS, IGNORE, *uncached(stages), *ignore_files(stages)]:
         if (tree.root / path).exists() or path in uncached(stages):
             _mirror(tree.root / path, tree.origin / path)
     _dvc.checkout(tree.origin)

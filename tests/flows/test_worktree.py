@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from flows import _dvc
 from flows._git import git
 from flows._worktree import NameTaken, apply, carry, changed, exclusive, marks, prune, worktree
-from tests.flows.helpers import edit, sh
+from tests.flows.helpers import dvc, edit, sh
 
 
 def test_uncommitted_changes_travel_as_with_dvc_exp_run(repo: Path) -> None:
@@ -78,6 +79,25 @@ def test_an_untracked_input_folder_is_linked_at_the_same_place(repo: Path, tmp_p
         assert (tree.root / "data/mine").is_symlink()
         assert (tree.root / "data/mine/c.txt").read_text() == "c"
     assert (folder / "c.txt").read_text() == "c"
+
+
+def test_what_dvc_cannot_hash_is_left_out_instead_of_waited_for(repo: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "pictures"
+    outside.mkdir()
+    (outside / "a.txt").write_text("a")
+    os.mkfifo(outside / "a pipe")
+    (outside / "nowhere").symlink_to("/does/not/exist")
+    (repo / "data").mkdir()
+    (repo / "data/mine").symlink_to(outside)
+    with worktree(repo, "one") as tree:
+        _dvc.apply_overrides(tree.root / "params.yaml", ["prepare.path=data/mine"])
+        stages = _dvc.plan(tree.root)
+        carry(tree, stages)
+        lines = (tree.root / ".dvcignore").read_text().splitlines()
+        assert sorted(lines[-2:]) == ["/data/mine/a\\ pipe", "/data/mine/nowhere"]
+        assert "Running stage 'prepare'" in dvc("repro", "--dry", "--single-item", "prepare", cwd=tree.root)
+        carry(tree, stages)
+        assert (tree.root / ".dvcignore").read_text().splitlines() == lines, "once each"
 
 
 def test_untracked_code_inside_a_dependency_travels_and_belongs_to_the_experiment(repo: Path) -> None:
