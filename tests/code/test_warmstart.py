@@ -233,7 +233,8 @@ def test_every_phase_learns(tmp_path: Path) -> None:
         for name, value in metrics.items():
             losses.setdefault(name, []).append(value)
 
-    longer: dict[str, Any] = {f"method__{phase}__steps": 40 for phase in ("vision", "align", "sft")}
+    longer = {f"method__{phase}__{key}": value for phase in ("vision", "align", "sft")
+              for key, value in (("steps", 40), ("learning_rate", 5e-3))}  # fmt: skip
     run(settings(**longer), (), {}, tmp_path / "work", tmp_path / "base", log)
     assert set(losses) == {"loss/vision", "loss/align", "loss/sft"}
     assert all(values[-1] < 0.9 * values[0] for values in losses.values()), losses
