@@ -192,3 +192,38 @@ def test_the_reward_rises(base: Path, tmp_path: Path, rule: str) -> None:
     result = run(base, tmp_path / "work", steps=30, samples_every=30, save_every=30, advantage=advantage)
     means = [sum(row[f"reward/{name}/mean"] for name in result.rewards) / 3 for row in result.history.curves]
     assert sum(means[-5:]) / 5 > sum(means[:5]) / 5 + 0.2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bfloat16", "gradient_checkpointing": True},
+        {"loss": {"type": "grpo", "clip_low": 0.2, "clip_high": 0.28, "kl": 0.01}},
+        {"reward_weights": {"recall": 1.0}, "updates_per_step": 1},
+    ],
+)
+def test_other_settings_train_too(base: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    result = run(base, tmp_path / "work", steps=2, **changes)
+    assert set(result.rewards) == set(changes.get("reward_weights", world.SETTINGS["reward_weights"]))
+    assert len(result.history.curves) == 2 and result.history.curves[-1]["advantage/std"]
+
+
+def test_the_reference_of_the_kl_term_is_the_base_also_after_a_resume(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from balcap.policy.store import load_policy
+
+    seen = []
+
+    def keep(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        seen.append({name: value.clone() for name, value in self.ref_model.state_dict().items()})
+
+    original = trainer_room.CaptionTrainer.__init__
+    monkeypatch.setattr(trainer_room.CaptionTrainer, "__init__", keep)
+    loss = {"type": "dapo", "clip_low": 0.2, "clip_high": 0.28, "kl": 0.01}
+    run(base, tmp_path / "work", steps=2, loss=loss)
+    run(base, tmp_path / "work", loss=loss)
+    expected = load_policy(base).model.state_dict()
+    assert len(seen) == 2
+    assert all(value.equal(found[name]) for found in seen for name, value in expected.items())
