@@ -46,7 +46,8 @@ class Stage:
 def stage(name: str) -> Iterator[Stage]:
     """Load and check parameters, lock the work folder of this key, track the run under its experiment."""
     params = load_params()
-    os.environ.setdefault("OMP_NUM_THREADS", str(params.runtime.threads))
+    # The shell's own setting must not decide: another number of threads gives other bytes.
+    os.environ["OMP_NUM_THREADS"] = str(params.runtime.threads)
     key = workspace.work_key(name, read_params())
     work = workspace.work_root() / name / key
     with locked(work.with_suffix(".lock"), timeout=24 * 3600, what=f"work of stage {name}"):

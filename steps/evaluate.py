@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from balcap.evaluation.judging import JudgeFailed
 from balcap.evaluation.run import NothingToEvaluate, Results, evaluate
 from balcap.evaluation.write import before_and_after, write_results
@@ -22,6 +24,7 @@ def body() -> None:
     """Compare the two captioners and write every output."""
     with stage("evaluate") as s:
         params = s.params.evaluate
+        torch.set_num_threads(s.params.runtime.threads)
         try:
             results = evaluate(
                 params,
