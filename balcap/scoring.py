@@ -19,12 +19,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from balcap.collect.units import split_units
+from balcap.collect.units import split_units as split_english
 from balcap.hashing import image_id
 from balcap.images import decode
 from balcap.judge import JUDGES
 from balcap.records import Caption, Judgement, Reference, Sample
 from balcap.rewards import REWARDS, bind, length
+from balcap.scenes import split_units as split_atoms
 
 DEADLINE_SECONDS = 300.0
 
@@ -46,13 +47,14 @@ def score(
 ) -> Scored:
     """Judge one caption of one picture against a reference, whose units are split from the text if it is a string.
 
+    The oracle's units are single facts, as ``collect_references`` splits them; all others are statements in English.
     ``image`` is a path, encoded bytes, a PIL image or a stored sample. Raises ``balcap.images.Rejected`` for bytes that
     are no picture, ``FileNotFoundError`` for a missing file, ``TypeError`` for anything else.
     """
     sample = image if isinstance(image, Sample) else _sample(image)
     said = caption if isinstance(caption, Caption) else Caption(caption)
-    target = reference if isinstance(reference, Reference) else _reference(sample.image_id, reference)
     judge = JUDGES["oracle" if "scene" in sample.meta else "lexical"]()
+    target = reference if isinstance(reference, Reference) else _reference(sample, reference)
     task = judge.judge_group(sample, target, [said])
     # in a thread of its own, because a notebook's thread already runs an event loop
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -78,5 +80,6 @@ def _sample(image: Image.Image | bytes | str | Path) -> Sample:
     return Sample(image_id(*rgb.size, rgb.tobytes()), data, "", "given", "unknown")
 
 
-def _reference(identity: str, text: str) -> Reference:
-    return Reference(identity, text, split_units(text), "given", "")
+def _reference(sample: Sample, text: str) -> Reference:
+    split = split_atoms if "scene" in sample.meta else split_english
+    return Reference(sample.image_id, text, split(text), "given", "")

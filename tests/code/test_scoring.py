@@ -48,6 +48,14 @@ def test_a_scene_is_scored_by_the_oracle() -> None:
     assert got.rewards["recall"] == 1.0 and got.rewards["linguistic"] == 1.0
 
 
+def test_a_scenes_reference_given_as_text_has_the_units_of_the_pipeline() -> None:
+    shown = picture(0)
+    assert balcap.score(shown.sample, "A.", shown.reference.caption).reference.units == shown.reference.units
+    text = "A small red circle sits at the top-left."
+    half = balcap.score(shown.sample, "A circle sits at the top-left.", text)
+    assert half.rewards["recall"] == pytest.approx(1 / 3)  # of shape, colour and size
+
+
 def test_a_reference_with_its_own_units_is_taken_as_it_is() -> None:
     reference = Reference("0", REFERENCE, ("A white tower.", "A hill.", "Boats."), "me", "")
     assert len(balcap.score(png(), "A white tower.", reference).judgement.covered or ()) == 3
