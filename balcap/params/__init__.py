@@ -25,7 +25,7 @@ from balcap.params.train import Train
 from balcap.params.validate import ValidateImages, ValidateReferences
 from balcap.params.warmstart import Warmstart
 
-__all__ = ["ParamsError", "Params", "check_params", "load_params", "read_params"]
+__all__ = ["Params", "ParamsError", "check_params", "load_params", "read_params"]
 
 
 class ParamsError(ValueError):
@@ -58,6 +58,23 @@ class Params(Strict):
             raise ValueError(
                 f"evaluate.judge is the training judge ({self.train.judge.name}); name another, "
                 "or set evaluate.allow_training_judge: true to accept that it grades its own pupil"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _facts_need_scenes(self) -> Params:
+        """Only procedural pictures carry the facts that the embedded world's writers and judge read."""
+        used = {
+            "collect_references.writer.name": self.collect_references.writer.name,
+            "collect_questions.writer.name": self.collect_questions.writer.name,
+            "train.judge.name": self.train.judge.name,
+            "evaluate.judge.name": self.evaluate.judge.name,
+        }
+        wrong = [f"{key} = {name}" for key, name in used.items() if name in ("scenes", "oracle")]
+        if self.prepare.source.name != "scenes" and wrong:
+            raise ValueError(
+                f"{', '.join(wrong)}: needs pictures with known facts, prepare.source.name is "
+                f"{self.prepare.source.name}; use writer file and judge lexical, or prepare.source.name scenes"
             )
         return self
 

@@ -51,6 +51,15 @@ def test_every_recipe_is_complete_and_names_itself(path: Path) -> None:
         ({"prepare__path": "../elsewhere"}, ["prepare.path", "'../elsewhere'", "ln -s"]),
         ({"train__advantage__name": "ppo"}, ["train.advantage", "'ppo'", "'gdpo'", "'grpo'"]),
         ({"evaluate__allow_training_judge": False}, ["evaluate.judge", "oracle", "allow_training_judge"]),
+        (
+            {"prepare__source": {"name": "folder", "license": "CC0-1.0", "attribution": None}},
+            [
+                "collect_references.writer.name = scenes",
+                "train.judge.name = oracle",
+                "source.name is folder",
+                "lexical",
+            ],
+        ),
         ({"register__alias": "champion"}, ["register.alias", "promotion"]),
         ({"train__micro_batch_size": 48}, ["micro_batch_size (48)"]),
         ({"warmstart__model": None}, ["warmstart", "checkpoint"]),
