@@ -25,7 +25,7 @@ from balcap.evaluation.run import Results
 from balcap.evaluation.stats import Score
 from balcap.images import decode
 from balcap.params.evaluate import Evaluate
-from balcap.records import Assertion
+from balcap.records import MARKS, Assertion
 
 THUMBNAIL = 512
 """Longest side in pixels up to which a picture is embedded as it is stored."""
@@ -48,8 +48,8 @@ PLOTS = {
     "change": ("Change per picture", "Histograms of policy minus base per picture, one per score"),
     "length": ("Words per caption", "Histograms of words per caption: references, base and policy"),
 }
-FILLED_BY = {"precision": "assertions", "recall": "covered", "qa_accuracy": "answers"}
-"""The part of a judgement that a metric needs."""
+FILLED_BY = {"precision": {"assertions"}, "recall": {"covered"}, "linguistic": set(MARKS), "qa_accuracy": {"answers"}}
+"""The parts of a judgement that a metric is made of, one at least."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ def remarks(results: Results, params: Evaluate) -> list[str]:
     cut = sum(case.policy.caption.truncated for case in results.cases)
     if cut > CUT * len(results.cases):
         found.append(
-            f"{cut} of the policy's {len(results.cases)} captions were cut off at the length limit and count 0."
+            f"{cut} of the policy's {len(results.cases)} captions were cut off at the length limit; precision, recall "
+            "and linguistic count them as 0."
         )
     for name in ("qa_accuracy", "arena"):
         change = results.scores["difference"][name]
@@ -133,7 +134,7 @@ def remarks(results: Results, params: Evaluate) -> list[str]:
     missing = [ABOUT[name][0].lower() for name, score in results.scores["policy"].items() if score.n == 0]
     if missing:
         found.append(f"Not measured: {', '.join(missing)}.")
-    marks = [mark for mark in ("clarity", "fluency", "coherency") if mark not in results.fills]
+    marks = [mark for mark in MARKS if mark not in results.fills]
     if marks and results.scores["policy"]["linguistic"].n:
         found.append(f"Linguistic quality is measured without {' and '.join(marks)}: judge {params.judge.name} cannot.")
     if params.allow_training_judge:
@@ -161,7 +162,7 @@ def line(results: Results, params: Evaluate, name: str) -> Line:
 
 def why_missing(results: Results, params: Evaluate, name: str) -> str:
     """The reason for n = 0."""
-    if FILLED_BY.get(name, next(iter(results.fills), "")) not in results.fills:
+    if name in FILLED_BY and not FILLED_BY[name] & results.fills:
         return f"not measured by judge {params.judge.name}"
     if name == "arena":
         return "needs pictures of the embedded world"

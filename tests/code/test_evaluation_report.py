@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from evaluation_world import PARAMS, captions, results
 
-from balcap.evaluation.report import gain, headline, number, sections, signed, verdict
+from balcap.evaluation.report import gain, headline, number, sections, signed, verdict, why_missing
 from balcap.evaluation.run import Results
 from balcap.evaluation.stats import Score
 from balcap.evaluation.tables import SAMPLES
@@ -163,6 +163,12 @@ def test_the_report_says_what_was_not_measured(tmp_path: Path) -> None:
     assert "not measured by judge lexical" in html
     assert "without fluency and coherency" in html
     assert "Only 3 pictures" in html
+
+
+@pytest.mark.parametrize("name", ["precision", "recall", "linguistic", "qa_accuracy"])
+def test_what_the_judge_cannot_fill_is_told_from_what_stayed_unknown(evaluated: Results, name: str) -> None:
+    assert why_missing(replace(evaluated, fills=frozenset()), PARAMS, name) == "not measured by judge oracle"
+    assert "judge" not in why_missing(evaluated, PARAMS, name)
 
 
 def test_sections_show_gains_losses_and_an_unselected_rest_once(evaluated: Results) -> None:
