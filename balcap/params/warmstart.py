@@ -8,6 +8,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from balcap.params.base import PathText, Strict
 
+SMALLEST_BPE = 261
+"""The 256 bytes and five special tokens."""
+
 
 class Tokenizer(Strict):
     """Trained on the references, or the fixed word list of the embedded world."""
@@ -15,6 +18,12 @@ class Tokenizer(Strict):
     name: Literal["scenes", "bpe"]
     vocab_size: PositiveInt
     """Upper bound for `bpe`; the word list has its own size."""
+
+    @model_validator(mode="after")
+    def _holds_every_byte(self) -> Tokenizer:
+        if self.name == "bpe" and self.vocab_size < SMALLEST_BPE:
+            raise ValueError(f"vocab_size ({self.vocab_size}) must be at least {SMALLEST_BPE} with name bpe")
+        return self
 
 
 class TinyModel(Strict):

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balcap.params import ParamsError, check_params, load_params, read_params
+from balcap.params.warmstart import SMALLEST_BPE
+from balcap.policy.tokenizer import bpe_tokenizer
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -63,6 +65,10 @@ def test_every_recipe_is_complete_and_names_itself(path: Path) -> None:
         ({"register__alias": "champion"}, ["register.alias", "promotion"]),
         ({"train__micro_batch_size": 48}, ["micro_batch_size (48)"]),
         ({"warmstart__model": None}, ["warmstart", "checkpoint"]),
+        (
+            {"warmstart__model__tokenizer": {"name": "bpe", "vocab_size": 260}},
+            ["warmstart.model.tokenizer", "vocab_size (260)", "at least 261"],
+        ),
         ({"trian": {}}, ["trian", "unknown key", "train"]),
     ],
 )
@@ -106,6 +112,12 @@ def test_values_cannot_change_after_loading() -> None:
     params = check_params(EMBEDDED)
     with pytest.raises(Exception, match="frozen"):
         params.train.steps = 1  # type: ignore[misc]
+
+
+def test_the_smallest_bpe_vocabulary_is_the_tokenizers_own() -> None:
+    assert len(bpe_tokenizer(["a"], SMALLEST_BPE)) == SMALLEST_BPE
+    with pytest.raises(ValueError, match="too small"):
+        bpe_tokenizer(["a"], SMALLEST_BPE - 1)
 
 
 def test_params_yaml_is_a_recipe() -> None:
