@@ -231,11 +231,13 @@ def test_comments_are_true_but_not_pointable_and_junk_is_neither() -> None:
 
 
 def test_a_caption_covers_its_own_units_and_relations_need_saying() -> None:
+    shares = []
     for scene in SCENES:
         caption = teacher_caption(scene, 0)
         units = split_units(caption)
         assert units and all(covered(units, caption))
-        assert sum(covered(units, noisy_caption(scene, 0))) <= len(units)
+        shares.append(sum(covered(units, noisy_caption(scene, 0))) / len(units))
+    assert 0.3 < sum(shares) / len(shares) < 0.55  # the noisy captioner leaves out and errs
     units = ("The red circle is left of the square.",)
     assert covered(units, "The square is right of the small red circle.") == (True,)
     assert covered(units, "The circle is left of the square.") == (False,)
