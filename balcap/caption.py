@@ -85,4 +85,8 @@ def _select(client: MlflowClient, name: str, selector: str | None) -> ModelVersi
                 raise
     if selector:
         raise CaptionError(f"{name} has no version or alias {selector!r}; `balcap ui` shows which there are")
+    if found := client.search_model_versions(f"name = '{name}'", max_results=1, order_by=["version_number DESC"]):
+        raise CaptionError(
+            f"no version of {name} is called {' or '.join(ALIASES)}; name one: --model {found[0].version} is the newest"
+        )
     raise CaptionError(f"no captioner is registered as {name} yet; run `make demo` first")

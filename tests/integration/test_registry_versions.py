@@ -205,6 +205,10 @@ def test_the_command_prefers_the_champion_and_explains_its_errors(place: Path) -
     run = CliRunner().invoke
     nothing = run(app, ["caption", "a.jpg"])
     assert nothing.exit_code == 1 and "make demo" in nothing.output
+    register()
+    assert "no version of balcap-embedded is called champion or challenger; name one: --model 1 " in (
+        run(app, ["caption", "a.jpg"]).output
+    )
     register("challenger")
     shutil.rmtree(place / "models/policy")
     write_policy(place / "models/policy", seed=2)
