@@ -66,7 +66,7 @@ def run(
                 raise TimedOut(f"ran longer than its timeout of {timeout:g} s and was ended")
             if reason := stopped():
                 raise Stopped(reason)
-        return process.wait()
+        return process.wait()  # has ended
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def _signal(pgid: int, number: signal.Signals) -> None:
 def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
     """Lines as they arrive, and an empty one at least every :data:`TICK` seconds. A progress bar's ``\\r`` ends a line.
 
-    Stops at the end of output, or when the leader has ended although somebody still holds the pipe.
+    Stops when the leader has ended, although somebody may still hold the pipe; one that closes its output may go on.
     """
     assert process.stdout is not None
     rest = b""
@@ -160,6 +160,10 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
                 break
             yield ""
     yield _text(rest)
+    while process.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(TICK)
+        yield ""
 
 
 def _text(line: bytes) -> str:

@@ -53,10 +53,10 @@ def test_lines_arrive_while_the_command_runs() -> None:
 
 def test_a_timeout_ends_the_group_with_a_child_that_ignores_sigterm() -> None:
     lines: list[str] = []
-    with pytest.raises(_process.TimedOut, match="timeout of 2 s"):
+    with pytest.raises(_process.TimedOut, match="timeout of 8 s"):
         _process.run(
             [sys.executable, "-c", STUBBORN + "time.sleep(1000)"],
-            cwd=Path.cwd(), env=os.environ, on_line=lines.append, timeout=2, grace=0.5,
+            cwd=Path.cwd(), env=os.environ, on_line=lines.append, timeout=8, grace=0.5,
         )  # fmt: skip
     assert len(lines) == 1 and not any(alive(int(pid)) for pid in lines[0].split())
 
@@ -66,6 +66,12 @@ def test_run_ends_after_its_timeout() -> None:
     with pytest.raises(_process.TimedOut, match=r"timeout of 0\.5 s"):
         python("import time; time.sleep(1000)", timeout=0.5)
     assert time.monotonic() - began < 20
+
+
+def test_a_command_that_closes_its_output_is_still_watched() -> None:
+    quiet = "import os, time; os.close(1); os.close(2); time.sleep(1000)"
+    with pytest.raises(_process.TimedOut, match=r"timeout of 1 s"):
+        python(quiet, timeout=1)
 
 
 def test_a_leader_that_ends_takes_its_children_along() -> None:
