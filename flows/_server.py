@@ -67,8 +67,10 @@ def prefect_server(checkout: Path) -> Iterator[None]:
             for module in ("flows.pipeline", "mlflow.tracking"):  # what a run needs takes seconds, as the server does
                 import_module(module)
             _wait(server, f"http://127.0.0.1:{port}/api/health", log)
-        yield
-        _drain()
+        try:
+            yield
+        finally:  # of a failed run above all: its last stage's state travels as an event
+            _drain()
 
 
 def free_port() -> int:
