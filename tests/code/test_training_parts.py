@@ -108,7 +108,7 @@ class Stubborn(world.CountingJudge):
             if self.how == "hangs":
                 await asyncio.sleep(60)
             if self.how == "blocks":
-                time.sleep(1.5)
+                time.sleep(4)
             if self.how == "short":
                 return judged[1:]
         return judged
@@ -119,7 +119,7 @@ class Stubborn(world.CountingJudge):
     [("raises", "ConnectionError"), ("hangs", "deadline"), ("short", "wrong number of judgements")],
 )
 def test_a_failing_judge_leaves_its_group_unknown_and_others_alone(how: str, reason: str) -> None:
-    judging = Judging(Stubborn(how), world.settings(judge_deadline=0.3))
+    judging = Judging(Stubborn(how), world.settings(judge_deadline=2.0))
     judging.dispatch(groups(3), seed=0)
     scored = judging.collect()
     judging.close()
@@ -138,7 +138,7 @@ def test_a_judge_that_blocks_the_loop_does_not_hang_the_step(monkeypatch: pytest
     start = time.monotonic()
     judging.dispatch(groups(3), seed=0)
     scored = judging.collect()
-    assert time.monotonic() - start < 1.2
+    assert time.monotonic() - start < 3
     assert all(np.isnan(s.rewards[0]).all() for s in scored) and judging.why() == "blocked: 3"
     judging.close()
 

@@ -6,6 +6,7 @@ Each appends its name to ``$RAN``, which is how a test knows what was executed.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import sys
@@ -19,7 +20,9 @@ import yaml
 
 from tests.flows.helpers import dvc, sh
 
-os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
+if "PREFECT_HOME" not in os.environ:
+    os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-home-")
+    atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 PROJECT = Path(__file__).parents[2]

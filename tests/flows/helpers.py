@@ -23,7 +23,7 @@ def dvc(*args: str, cwd: Path) -> str:
     return sh(sys.executable, "-m", "dvc", *args, cwd=cwd)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 180) -> None:
     """Wait for a condition; fails when it does not come true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
