@@ -129,9 +129,10 @@ def _in_worktree(checkout: Path, name: str, request: RunRequest) -> RunResult | 
                 return kind(message=f"{stage.name}: {state.message}")
         _save(run, belonging)
         if request.apply:
-            if files := changed(tree, every, before):
-                return Failed(message=_refusal(name, files))
-            apply(tree, every)
+            with exclusive(checkout):  # of two runs that end together, the second sees what the first has written
+                if files := changed(tree, every, before):
+                    return Failed(message=_refusal(name, files))
+                apply(tree, every)
         lock = tree.root / "dvc.lock"
         return RunResult(name=name, baseline=tree.baseline, stages=run.verdicts, lock=lock.read_text(encoding="utf-8"))
 
