@@ -149,11 +149,11 @@ def test_a_retry_can_succeed(done: Path, run: Run, executed: Executed) -> None:
 
 
 def test_a_stage_that_runs_too_long_is_ended(done: Path, run: Run, tmp_path: Path) -> None:
-    edit(done / "dvc.yaml", "timeout: 60", "timeout: 4")
+    edit(done / "dvc.yaml", "timeout: 60", "timeout: 15")
     edit(done / "dvc.yaml", "retries: 1", "retries: 0")
     state = run(overrides=["train.seed=15"])
     assert state.is_failed()
-    assert state.message == "train: ran longer than its timeout of 4 s and was ended"
+    assert state.message == "train: ran longer than its timeout of 15 s and was ended"
     assert task_runs(state.state_details.flow_run_id)["train"].state.name == "TimedOut"
     pids = [int(pid) for pid in (tmp_path / "ran.pids").read_text().split()]
     assert len(pids) == 2 and not any(alive(pid) for pid in pids)
