@@ -14,6 +14,8 @@ from pathlib import Path
 from balcap.files import locked
 from balcap.mlflow_store import SETTINGS as MLFLOW_SETTINGS
 from balcap.mlflow_store import connect, tracking_uri
+from balcap.params import load_params
+from flows._dvc import PARAMS
 from flows._process import group
 from flows._server import SETTINGS, START_SECONDS, ServerFault, home
 
@@ -22,15 +24,19 @@ STOP_SECONDS = 10.0
 
 
 def serve(checkout: Path, prefect_port: int, mlflow_port: int) -> None:
-    """Serve both until Ctrl-C, or until one of them ends, which raises ``ServerFault`` with what it said."""
+    """Serve both until Ctrl-C, or until one of them ends, which raises ``ServerFault`` with what it said.
+
+    Where runs are tracked by an MLflow server, its address is printed and only Prefect's pages are served.
+    """
     folder = home(checkout)
     folder.mkdir(exist_ok=True)
-    uri = tracking_uri(None)
-    connect(uri)  # makes the store, should there be none yet
-    pages = {
-        "Prefect": (prefect_command(prefect_port), f"http://{HOST}:{prefect_port}", folder / "ui-prefect.log"),
-        "MLflow": (mlflow_command(mlflow_port, uri), f"http://{HOST}:{mlflow_port}", folder / "ui-mlflow.log"),
-    }
+    pages = {"Prefect": (prefect_command(prefect_port), f"http://{HOST}:{prefect_port}", folder / "ui-prefect.log")}
+    uri, address = store(checkout)
+    if address:
+        print(f"{'MLflow':<8} {address} (a server that runs elsewhere)", flush=True)
+    else:
+        mlflow = mlflow_command(mlflow_port, uri)
+        pages["MLflow"] = (mlflow, f"http://{HOST}:{mlflow_port}", folder / "ui-mlflow.log")
     env = os.environ | SETTINGS | MLFLOW_SETTINGS
     env |= {"PREFECT_HOME": str(folder), "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{prefect_port}/api"}
     with ExitStack() as stack:
@@ -41,8 +47,20 @@ def serve(checkout: Path, prefect_port: int, mlflow_port: int) -> None:
             for name, (_, url, log) in pages.items():
                 _wait(name, servers[name], url, log)
                 print(f"{name:<8} {url}", flush=True)
-        print("Ctrl-C ends both", flush=True)
+        print(f"Ctrl-C ends {'both' if len(pages) == 2 else 'it'}", flush=True)
         _watch(servers, {name: log for name, (_, _, log) in pages.items()})
+
+
+def store(checkout: Path) -> tuple[str, str]:
+    """URI of the MLflow store that runs of this checkout use, made if there is none yet; and the address of its pages
+    where the store is a server already, without a password, or else nothing.
+    """
+    path = checkout / PARAMS
+    uri = tracking_uri(load_params(path).runtime.tracking_uri if path.exists() else None)
+    connect(uri)
+    import mlflow
+
+    return uri, mlflow.get_tracking_uri() if uri.startswith(("http://", "https://")) else ""
 
 
 def prefect_command(port: int) -> list[str]:

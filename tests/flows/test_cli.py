@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from flows import _dvc
-from tests.flows.helpers import alive, sh, wait_until
+from tests.flows.helpers import alive, edit, sh, wait_until
 
 Executed = Callable[[], list[str]]
 
@@ -177,6 +177,24 @@ def test_plain_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == (
         "train: running, because it has never run\ntrain | hello\ntrain: Failed in 0:00 (exit status 1: error)\n"
     )
+
+
+def test_the_pages_are_those_of_the_store_that_runs_use(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    from flows.ui import store
+
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):  # `connect` sets them; undone after the test
+        monkeypatch.setenv(name, "")
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    try:
+        assert store(repo)[1] == "" and store(repo)[0].startswith("sqlite:///")
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+        edit(repo / "params.yaml", "tracking_uri: null", "tracking_uri: http://user:secret@127.0.0.1:9/x")
+        assert store(repo)[1] == "http://127.0.0.1:9/x"
+    finally:
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(before[1])
 
 
 @pytest.mark.slow
