@@ -6,11 +6,12 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextmanager
@@ -47,6 +48,10 @@ def write_json(path: Path | str, value: Any) -> None:
         tmp.write_text(text + "\n", encoding="utf-8")
 
 
+NOTICE_SECONDS = 3.0
+"""Time after which somebody who waits for a lock wants to know why nothing happens."""
+
+
 class Busy(RuntimeError):
     """Another process holds the lock and the deadline has passed."""
 
@@ -55,11 +60,12 @@ class Busy(RuntimeError):
 def locked(path: Path | str, timeout: float, what: str = "") -> Iterator[None]:
     """Hold an exclusive advisory lock on ``path`` (freed by the system when the process dies).
 
-    Raises :class:`Busy` after ``timeout`` seconds, naming the file and the holder.
+    Says on stderr that it waits, once that has taken a moment. Raises :class:`Busy` after ``timeout`` seconds, naming
+    the file and the holder.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + timeout
+    deadline, notice = time.monotonic() + timeout, time.monotonic() + NOTICE_SECONDS
     with path.open("a+") as f:
         while True:
             try:
@@ -67,10 +73,17 @@ def locked(path: Path | str, timeout: float, what: str = "") -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    f.seek(0)
-                    raise Busy(f"{what or path} is in use by process {f.read().strip() or '?'} (lock {path})") from None
+                    raise Busy(_holder(f, path, what)) from None
+                if time.monotonic() > notice:
+                    print(f"waiting: {_holder(f, path, what)}", file=sys.stderr, flush=True)
+                    notice = deadline
                 time.sleep(0.05)
         f.truncate(0)
         f.write(str(os.getpid()))
         f.flush()
         yield
+
+
+def _holder(lock: TextIO, path: Path, what: str) -> str:
+    lock.seek(0)
+    return f"{what or path} is in use by process {lock.read().strip() or '?'} (lock {path})"

@@ -54,13 +54,17 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
 HOLD = "import sys, time; from balcap.files import locked\nwith locked(sys.argv[1], 5): print('held', flush=True); time.sleep(60)"
 
 
-def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
+def test_a_lock_names_its_holder_and_dies_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     lock = tmp_path / "x.lock"
+    monkeypatch.setattr("balcap.files.NOTICE_SECONDS", 0.0)
     with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Busy, match=str(holder.pid)), locked(lock, timeout=0.2):
+        with pytest.raises(Busy, match=str(holder.pid)), locked(lock, timeout=0.2, what="the well"):
             pass
+        assert capsys.readouterr().err == f"waiting: the well is in use by process {holder.pid} (lock {lock})\n"
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait(timeout=10)
         with locked(lock, timeout=5):
