@@ -51,7 +51,11 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": 1}
 
 
-HOLD = "import sys, time; from balcap.files import locked\nwith locked(sys.argv[1], 5): print('held', flush=True); time.sleep(60)"
+HOLD = """
+import sys, time
+from balcap.files import locked
+with locked(sys.argv[1], 5): print("held", flush=True); time.sleep(60)
+"""
 
 
 def test_a_lock_names_its_holder_and_dies_with_it(
