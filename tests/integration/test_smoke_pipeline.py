@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 import yaml
 
 from flows import _dvc
+from flows._process import end_group
 from flows.request import RunRequest, write_params
 
 PROJECT = Path(__file__).parents[2]
@@ -46,26 +48,38 @@ class Clone:
         return (self.root / "dvc.lock").read_bytes()
 
 
-def start(root: Path, command: list[str]) -> subprocess.Popen[str]:
+@dataclass(frozen=True)
+class Started:
+    """A command at work, and the file that takes its output (a pipe that nobody reads would hold it up)."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+
+def start(root: Path, command: list[str]) -> Started:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "BALCAP_"))}
     env |= {"PATH": path, "DVC_SITE_CACHE_DIR": str(root.parent / "dvc"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    return subprocess.Popen(
-        command, cwd=root, env=env | {"MLFLOW_DISABLE_TELEMETRY": "true"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    output = root.with_suffix(".log")
+    with output.open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=root, env=env | {"MLFLOW_DISABLE_TELEMETRY": "true"}, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+    return Started(process, output)
 
 
-def finish(processes: dict[str, subprocess.Popen[str]]) -> dict[str, str]:
-    """What each process said; all of them must end well."""
-    said = {}
+def finish(started: dict[str, Started]) -> dict[str, str]:
+    """What each command said; all of them must end well, and nothing of them is left if one does not."""
+    deadline, said = time.monotonic() + DEADLINE, {}
     try:
-        for name, process in processes.items():
-            said[name], _ = process.communicate(timeout=DEADLINE)
-            assert process.returncode == 0, f"{name}:\n{said[name]}"
+        for name, one in started.items():
+            code = one.process.wait(max(deadline - time.monotonic(), 0.0))
+            said[name] = one.output.read_text()
+            assert code == 0, f"{name}:\n{said[name]}"
     finally:
-        for process in processes.values():
-            process.terminate()
+        for one in started.values():
+            end_group(one.process, grace=40.0)  # a flow ends the groups that it started itself
     return said
 
 
