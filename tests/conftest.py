@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
+# Equal examples in every run, and no verdict over how fast a loaded machine is.
+settings.register_profile("balcap", deadline=None, derandomize=True, database=None)
+settings.load_profile("balcap")
 for name, value in {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
