@@ -25,14 +25,18 @@ def metric_names(rewards: Sequence[str]) -> list[str]:
 
 
 def reward_metrics(name: str, column: Array, group_size: int) -> dict[str, float]:
-    """The five numbers of one reward [N]; mean and spread NaN when none is known."""
-    known = column[~np.isnan(column)]
-    inside = std(column.reshape(-1, group_size), ddof=1, axis=1)
+    """The five numbers of one reward [N]; mean and spread NaN when none is known.
+
+    A group with fewer than two known values has no known spread; it is dead, for it teaches nothing.
+    """
+    known, groups = column[~np.isnan(column)], column.reshape(-1, group_size)
+    inside = std(groups, ddof=1, axis=1).ravel()
+    spread = inside[(~np.isnan(groups)).sum(axis=1) > 1]
     nan = float("nan")
     values = (
         float(known.mean()) if len(known) else nan,
         float(known.std(ddof=1)) if len(known) > 1 else nan,
-        float(inside.mean()),
+        float(spread.mean()) if len(spread) else nan,
         float((inside == 0.0).mean()),
         1.0 - len(known) / len(column),
     )

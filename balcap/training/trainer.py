@@ -69,6 +69,7 @@ class CaptionTrainer(GRPOTrainer):
         """Writes what else belongs to a checkpoint into its folder."""
         self._rows: list[dict[str, Any]] = []
         self._scored: list[Scored] = []
+        self._random = random_state()
         self._run_dir: Path | None = None
         super().__init__(
             model=policy.model,
@@ -120,7 +121,7 @@ class CaptionTrainer(GRPOTrainer):
         return super()._calculate_rewards(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._rows = inputs
+        self._rows, self._random = inputs, random_state()
         with self.clock("rest"):
             output = super()._generate_and_score_completions(inputs)
             advantages = self._advantages()
@@ -150,12 +151,14 @@ class CaptionTrainer(GRPOTrainer):
         """Stop above ``judge.max_failure_rate``, before this batch changes the policy."""
         limit = self.params.judge.max_failure_rate
         if failure_rate > limit:
-            if not self._checkpoint(self.state.global_step).exists():
+            step = self.state.global_step
+            if step and not self._checkpoint(step).exists():  # before the first update the base model is the checkpoint
+                set_random_state(self._random)  # the resumed run samples these captions again
                 self._save_checkpoint(self.model, None)
             raise JudgeFailed(
-                f"train.judge {self.params.judge.name}: {failure_rate:.0%} of its answers are unknown in step "
+                f"train.judge {self.params.judge.name}: {failure_rate:.1%} of its answers are unknown in step "
                 f"{self.state.global_step // self.params.updates_per_step + 1}, train.judge.max_failure_rate is "
-                f"{limit:.0%} ({self.judging.why()}); a checkpoint is kept, run again when the judge works"
+                f"{limit:.1%} ({self.judging.why()}); a checkpoint is kept, run again when the judge works"
             )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -186,6 +189,18 @@ class CaptionTrainer(GRPOTrainer):
             self._run_dir = None
         for old in checkpoints(target.parent)[:-KEPT]:
             remove(old)
+
+
+def random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """State of the generators that sampling uses: of the CPU and of every CUDA device."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def set_random_state(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
+    """Put back what :func:`random_state` returned."""
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
 
 
 def checkpoints(work: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from balcap.training.clock import Clock
 from balcap.training.config import grpo_config, steps_per_generation
 from balcap.training.data import TrainingError, dataset, picture_order, with_reference
 from balcap.training.judging import Group, Judging
-from balcap.training.metrics import batch_metrics, metric_names
+from balcap.training.metrics import batch_metrics, metric_names, reward_metrics
 from balcap.training.outputs import summary, write_curves, write_samples
 
 CAPTIONS = [Caption("A red stripe is here."), Caption("Down"), Caption("", truncated=True), Caption("very up")]
@@ -171,6 +171,12 @@ def test_wholly_unknown_rewards_have_no_mean() -> None:
     )
     assert math.isnan(found["reward/recall/mean"]) and math.isnan(found["length/ratio"])
     assert found["reward/recall/unknown"] == 1.0 and found["reward/recall/dead"] == 1.0
+    assert math.isnan(found["reward/recall/group_std"])
+
+
+def test_an_unknown_group_does_not_lower_the_spread() -> None:
+    column = np.array([0.0, 1.0, np.nan, np.nan, np.nan, 0.5])
+    assert reward_metrics("recall", column, 2)["reward/recall/group_std"] == pytest.approx(math.sqrt(0.5))
 
 
 def test_a_phase_holds_the_batch_and_its_updates(tmp_path: Path) -> None:

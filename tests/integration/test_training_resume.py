@@ -156,14 +156,31 @@ def test_a_judge_that_fails_too_often_stops_the_run_with_a_checkpoint(base: Path
     work = tmp_path / "work"
     run(base, work, steps=2)
     stopped = {"judge": {"name": "lexical", "revision": "1", "max_failure_rate": 0.2}, "steps": 4}
-    with pytest.raises(JudgeFailed, match=r"33% of its answers are unknown in step 3.*max_failure_rate is 20%"):
+    with pytest.raises(JudgeFailed, match=r"33.3% of its answers are unknown in step 3.*max_failure_rate is 20.0%"):
         run(base, work, world.CountingJudge(forgetful("covered")), **stopped)
     assert [c.name for c in checkpoints(work)][-1] == "checkpoint-4"
     fresh = tmp_path / "fresh"
     with pytest.raises(JudgeFailed, match="unknown in step 1"):
         run(base, fresh, world.CountingJudge(forgetful("covered")), **stopped)
-    assert [c.name for c in checkpoints(fresh)] == ["checkpoint-0"]
-    assert len(run(base, fresh, **stopped).history.curves) == 4  # the judge is back: the run goes on
+    assert not checkpoints(fresh), "nothing was learned yet"
+
+
+def test_the_run_that_a_judge_stopped_goes_on_as_if_nothing_had_been(base: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "judge": {"name": "lexical", "revision": "1", "max_failure_rate": 0.1}, "steps": 4, "save_every": 3
+    }  # fmt: skip
+    calls = 0
+
+    def gone_later(judged: list[Judgement]) -> list[Judgement]:
+        nonlocal calls
+        calls += 1
+        return forgetful("covered")(judged) if calls > 8 else judged
+
+    with pytest.raises(JudgeFailed, match="unknown in step 2"):
+        run(base, tmp_path / "work", world.CountingJudge(gone_later), **settings)
+    assert [c.name for c in checkpoints(tmp_path / "work")] == ["checkpoint-2"], "not one of the regular ones"
+    resumed = run(base, tmp_path / "work", **settings).history.curves
+    assert resumed == run(base, tmp_path / "undisturbed", **settings).history.curves
 
 
 def test_unknown_parts_are_counted_and_not_zero(base: Path, tmp_path: Path) -> None:
