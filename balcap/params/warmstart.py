@@ -55,13 +55,12 @@ class Phase(Strict):
 
 
 class ScenesMethod(Strict):
-    """Vision, locate, align, SFT on fresh scenes drawn from seed and index (`miniature`, section 4)."""
+    """Vision, align, SFT on fresh scenes drawn from seed and index (`miniature`, section 4)."""
 
     name: Literal["scenes"]
     min_objects: int = Field(ge=1, le=9)
     max_objects: int = Field(ge=1, le=9)
     vision: Phase
-    locate: Phase
     align: Phase
     sft: Phase
 

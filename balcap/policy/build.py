@@ -25,11 +25,9 @@ from balcap.params.warmstart import TinyModel
 from balcap.policy.tokenizer import MAX_LENGTH
 
 TEXT_STD = 0.06
-ATTENTION_STD = 0.09
 PROJECTOR_STD = 0.08
 PLACE_STD = 0.5
-"""Initial spread of the text weights, their query and key projections, the projector and the tower's position embedding
-(``miniature``, section 4). Wider queries and keys: attention from a place word to its cell forms in fewer steps."""
+"""Initial spread of the text weights, the projector and the tower's position embedding (``miniature``, section 4)."""
 
 
 def build_tiny(
@@ -96,10 +94,7 @@ def _config(spec: TinyModel, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
 
 @torch.no_grad()
 def _initialise(model: LlavaForConditionalGeneration) -> None:
-    """The spreads that differ from transformers' own initialisation."""
-    for block in model.model.language_model.layers:
-        block.self_attn.q_proj.weight.normal_(0.0, ATTENTION_STD)
-        block.self_attn.k_proj.weight.normal_(0.0, ATTENTION_STD)
+    """The three spreads that differ from transformers' own initialisation."""
     projector = model.model.multi_modal_projector
     for layer in (projector.linear_1, projector.linear_2):
         layer.weight.normal_(0.0, PROJECTOR_STD)

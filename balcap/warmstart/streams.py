@@ -17,22 +17,19 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from balcap.scenes.clean import PLACE_FIRST, clean_sentences
+from balcap.scenes.clean import clean_sentences
 from balcap.scenes.noisy import noisy_caption
 from balcap.scenes.render import render
-from balcap.scenes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, TEXTURES, Scene, Thing, draw_scene
+from balcap.scenes.world import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, TEXTURES, Scene, draw_scene
 
 GRID = 3
 """Cells per side."""
-FULL_GRID = (4, 9)
-"""Fewest and most objects of a picture in the phases `vision` and `locate`: a full grid teaches more, and whoever names
-just anything that is there is mostly wrong."""
-LABELS = 9
-"""Labels per picture in the phase `locate`."""
+VISION_OBJECTS = (4, 9)
+"""Fewest and most objects in the vision phase: a full grid teaches more per picture."""
 SENTENCES = 4
-"""Clean sentences per picture in the phase `align`."""
+"""Clean sentences per picture in the alignment phase."""
 POOL = 8
-"""Batches that are sorted by length together in the phase `sft`."""
+"""Batches that are sorted by length together in the SFT phase."""
 
 
 def stream_number(seed: int, phase: str) -> int:
@@ -64,7 +61,7 @@ def pictures(scenes: list[Scene]) -> NDArray[np.uint8]:
 
 
 QUESTIONS = (SHAPES, COLOURS, SIZES, BACKGROUNDS, TEXTURES, PLACES)
-"""What each cell is asked in the phase `vision`, as lists of possible words. The first three may have none."""
+"""What each cell is asked in the vision phase, as lists of possible words. The first three may have none."""
 
 
 def cell_facts(scenes: list[Scene]) -> NDArray[np.int64]:
@@ -83,19 +80,6 @@ def vision_batch(stream: Stream, step: int) -> tuple[NDArray[np.uint8], NDArray[
     """Pictures and the facts of their cells."""
     scenes = stream.batch(step)
     return pictures(scenes), cell_facts(scenes)
-
-
-def locate_batch(stream: Stream, step: int) -> tuple[NDArray[np.uint8], list[str]]:
-    """Pictures and ``LABELS`` labels for each, one after the other: a place and what stands there, in either order."""
-    scenes = stream.batch(step)
-    rng = Random(f"{stream.number} {step}")
-    return pictures(scenes), [_label(rng.choice(scene.things), rng) for scene in scenes for _ in range(LABELS)]
-
-
-def _label(thing: Thing, rng: Random) -> str:
-    """``top-left small red circle`` or ``small red circle top-left``."""
-    words = [PLACES[thing.cell], f"{thing.size} {thing.colour} {thing.shape}"]
-    return " ".join(words if rng.random() < PLACE_FIRST else reversed(words))
 
 
 def align_batch(stream: Stream, step: int) -> tuple[NDArray[np.uint8], list[str]]:
