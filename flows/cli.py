@@ -56,12 +56,16 @@ def run(
 @app.command()
 def demo() -> None:
     """Run everything on the embedded default and show what became better. Results land in the working tree."""
+    from balcap.params import load_params
     from balcap.recipes import apply_recipe
 
     with _explained():
         checkout = _checkout()
         if not (checkout / "params.yaml").exists():
             apply_recipe(checkout, "embedded")
+        elif (held := load_params(checkout / "params.yaml").recipe) != "embedded":
+            use = "`balcap recipe apply embedded`, or run what it holds: `balcap run --apply`"
+            fail(f"params.yaml: recipe = {held}; the demo is embedded: {use}", 2)
     result = _execute((), None, (), None, True, False)
     from flows.demo import print_captions, print_metrics
 

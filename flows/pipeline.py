@@ -128,6 +128,8 @@ def _in_worktree(checkout: Path, name: str, request: RunRequest) -> RunResult | 
                 kind = Cancelled if state.is_cancelled() else Failed
                 return kind(message=f"{stage.name}: {state.message}")
         _save(run, belonging)
+        if fault := _unregistered(run):
+            return Failed(message=fault)
         if request.apply:
             with exclusive(checkout):  # of two runs that end together, the second sees what the first has written
                 if files := changed(tree, every, before):
@@ -154,11 +156,23 @@ def _start(run: _Run, stage: Planned) -> State[Any]:
     state: State[Any] = configured(run, stage, return_state=True, wait_for=needed)
     run.outcomes[stage.name] = state
     watcher().finished(stage.name, state.name or "", state.message or "")
-    if stage.name == "register" and state.name == "Cached":
-        from balcap.registry import ensure_registered  # mlflow, which most runs need not load
-
-        ensure_registered(run.tree.root, run.params)
     return state
+
+
+def _unregistered(run: _Run) -> str | None:
+    """Make sure that the version of a cached ``register`` exists; says what went wrong, and what to do."""
+    if "register" not in run.outcomes or run.outcomes["register"].name != "Cached":
+        return None
+    from balcap.registry import ensure_registered  # mlflow, which most runs need not load
+
+    try:
+        ensure_registered(run.tree.root, run.params)
+    except Exception as error:  # the registry is a boundary; the run's results are saved
+        return (
+            f"the results are saved as experiment {run.name}, but the registry does not hold their model: {error}; "
+            "run again when MLflow answers"
+        )
+    return None
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False)

@@ -112,6 +112,13 @@ def test_two_first_runs_at_once_with_servers_of_their_own(repo: Path, executed: 
     ]
 
 
+def test_the_demo_refuses_another_recipe(repo: Path, executed: Executed) -> None:
+    edit(repo / "params.yaml", "recipe: embedded", "recipe: photos")
+    code, said = balcap(repo, "demo")
+    assert code == 2 and "recipe = photos" in said and "balcap recipe apply embedded" in said
+    assert not executed()
+
+
 def belongs(environ: Mapping[str, str] | None, repo: Path) -> bool:
     """Whether a process was started by a run in this repository."""
     return (environ or {}).get("PREFECT_HOME") == str(repo / ".prefect")
