@@ -19,9 +19,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "images"
+SETTLE_MS = 12_000
+"""Time for a page to fetch and draw what it shows."""
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -98,13 +101,24 @@ def mlflow_pages(mlflow: str) -> dict[str, str]:
     name = load_params().register_.name
     version = client.get_model_version_by_alias(name, load_params().register_.alias)
     experiments = [e.experiment_id for e in client.search_experiments()]
-    run = client.search_runs(experiments, "tags.`balcap.stage` = 'train' and status = 'FINISHED'", max_results=1)[0]
+    run = client.search_runs(experiments, "attributes.run_name = 'train' and attributes.status = 'FINISHED'", max_results=1)[0]
     path = f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     return {
         "mlflow-model-version": f"/#/models/{name}/versions/{version.version}",
-        "mlflow-run": path,
-        "mlflow-curves": f"{path}/model-metrics",
+        "mlflow-run": path + "?workflowType=machine_learning",
+        "mlflow-curves": f"{path}/model-metrics?workflowType=machine_learning",
     }
+
+
+def take(browser: Any, pages: dict[str, str]) -> None:
+    """One picture per page, named by its key."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    for name, url in pages.items():
+        page.goto(url, timeout=60_000)
+        page.wait_for_timeout(SETTLE_MS)  # the pages keep polling, so that the network never falls silent
+        page.screenshot(path=OUT / f"{name}.png")
+        print(f"docs/images/{name}.png", flush=True)
+    browser.close()
 
 
 def main() -> None:
@@ -114,19 +128,13 @@ def main() -> None:
         sys.exit("Chromium is not on PATH; on Debian: apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
-    with interfaces() as (prefect, mlflow), sync_playwright() as playwright:
+    OUT.mkdir(exist_ok=True)
+    with interfaces() as (prefect, mlflow):
         pages = {"prefect-flow-run": prefect + latest_flow_run(prefect)}
         pages |= {name: mlflow + path for name, path in mlflow_pages(mlflow).items()}
         pages["report"] = (ROOT / "reports/evaluate/report.html").as_uri()
-        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        for name, url in pages.items():
-            page.goto(url, timeout=60_000)
-            page.wait_for_load_state("networkidle", timeout=60_000)
-            page.wait_for_timeout(2500)  # charts draw after the last request
-            page.screenshot(path=OUT / f"{name}.png")
-            print(f"docs/images/{name}.png")
-        browser.close()
+        with sync_playwright() as playwright:
+            take(playwright.chromium.launch(executable_path=browser_path, args=FLAGS), pages)
 
 
 if __name__ == "__main__":
