@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -18,3 +19,7 @@ for name, value in {
     "TOKENIZERS_PARALLELISM": "false",
 }.items():
     os.environ.setdefault(name, value)
+
+# Started in the background of a script, a process inherits that Ctrl-C is ignored, and so would every run that the
+# tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
