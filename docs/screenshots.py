@@ -101,7 +101,8 @@ def mlflow_pages(mlflow: str) -> dict[str, str]:
     name = load_params().register_.name
     version = client.get_model_version_by_alias(name, load_params().register_.alias)
     experiments = [e.experiment_id for e in client.search_experiments()]
-    run = client.search_runs(experiments, "attributes.run_name = 'train' and attributes.status = 'FINISHED'", max_results=1)[0]
+    finished = "attributes.run_name = 'train' and attributes.status = 'FINISHED'"
+    run = client.search_runs(experiments, finished, max_results=1)[0]
     path = f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     return {
         "mlflow-model-version": f"/#/models/{name}/versions/{version.version}",
