@@ -1,6 +1,6 @@
 """Identity of images, and the content hashes that DVC writes into ``dvc.lock`` (md5 of a file, ``.dir`` of a folder).
 
-    image_id = sha256(width as u32 LE || height as u32 LE || oriented RGB bytes, before any resizing)
+image_id = sha256(width as u32 LE || height as u32 LE || oriented RGB bytes, before any resizing)
 """
 
 from __future__ import annotations

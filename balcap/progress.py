@@ -1,6 +1,6 @@
 """Progress of a stage as plain lines that a person, a log and the flow's display can all read.
 
-    ▸ train 37/150 steps, 2:13 left; precision 0.52 recall 0.41 linguistic 0.91
+▸ train 37/150 steps, 2:13 left; precision 0.52 recall 0.41 linguistic 0.91
 """
 
 from __future__ import annotations
