@@ -1,8 +1,6 @@
 """Stage `validate_references`: the gate on captions, units and questions, before training.
 
-    dvc repro --single-item validate_references        or        python -m steps.validate_references
-
-The report lies in the stage's work folder and in MLflow, also when the gate is closed.
+dvc repro --single-item validate_references        or        python -m steps.validate_references
 """
 
 from __future__ import annotations
@@ -10,12 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from balcap.expectations.facts import reference_facts
-from balcap.expectations.gate import run_gate
 from balcap.expectations.references import reference_suites
-from balcap.expectations.report import counted, refusal, write_report
 from balcap.expectations.summary import reference_summary
-from balcap.files import write_json
-from steps._stage import StageError, main, stage
+from steps._gate import pass_gate
+from steps._stage import main, stage
+
+TITLE = "Gate on captions, units and questions"
+SUMMARY = "reports/validation/references/summary.json"
 
 
 def body() -> None:
@@ -24,19 +23,8 @@ def body() -> None:
         frames = reference_facts(
             Path("data/manifest.parquet"), Path("data/references.parquet"), Path("data/questions.parquet")
         )
-        report = run_gate(frames, reference_suites(s.params.validate_references))
-        summary = counted(reference_summary(frames), report)
-        html, data = write_report(s.work, "Gate on captions, units and questions", report, summary)
-        s.run.artifact(html, "gx")
-        s.run.artifact(data, "gx")
-        s.run.log(summary)
-        for outcome in report.warnings:
-            print(f"warning: {outcome.line()}", flush=True)
-        if report.failed:
-            raise StageError(refusal("data/references.parquet", report, html))
-        with s.output("reports/validation/references/summary.json") as tmp:
-            write_json(tmp, summary)
-        print(f"{len(report.outcomes)} expectations, {len(report.warnings)} warning(s); report: {html}", flush=True)
+        suites = reference_suites(s.params.validate_references)
+        pass_gate(s, TITLE, "data/references.parquet", frames, suites, reference_summary, SUMMARY)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,13 @@ def files_of(room: str) -> list[Path]:
     return [module] if module.exists() else sorted((ROOT / "balcap" / room).rglob("*.py"))
 
 
+def files_of_stage(stage: str) -> list[Path]:
+    """A stage's own file and the files in steps/ that it shares with others; ``_stage`` changes no result."""
+    own = ROOT / f"steps/{stage}.py"
+    shared = {name.split(".")[1] for name in imported(own) if name.startswith("steps.")} - {"_stage"}
+    return [own, *(ROOT / f"steps/{name}.py" for name in sorted(shared))]
+
+
 @cache
 def uses(room: str) -> frozenset[str]:
     """The other rooms that a room imports directly."""
@@ -104,7 +111,7 @@ def test_only_one_file_imports_dvc() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_the_rooms_it_uses_and_no_others(stage: str) -> None:
     listed = {Path(dep).parts[1].removesuffix(".py") for dep in STAGES[stage]["deps"] if dep.startswith("balcap/")}
-    direct = {name.split(".")[1] for name in imported(ROOT / f"steps/{stage}.py") if name.startswith("balcap.")}
+    direct = {name.split(".")[1] for path in files_of_stage(stage) for name in imported(path) if name[:7] == "balcap."}
     used = reach(direct & all_rooms()) - BASE
     # what a source or writer reads of the embedded world is listed as its `path`
     through_path = {"scenes"} if any("path}" in dep for dep in STAGES[stage]["deps"]) else set()
@@ -115,7 +122,9 @@ def test_stage_files_and_graph_agree() -> None:
     assert {p.stem for p in (ROOT / "steps").glob("[a-z]*.py")} == set(STAGES)
     for name, spec in STAGES.items():
         assert spec["cmd"] == f"python -m steps.{name}"
-        assert f"steps/{name}.py" in spec["deps"]
+        assert {dep for dep in spec["deps"] if dep.startswith("steps/")} == {
+            path.relative_to(ROOT).as_posix() for path in files_of_stage(name)
+        }
         assert spec["params"][0] == name
 
 
