@@ -11,9 +11,7 @@ The judge is ``lexical``, which sees words only (its limits: ``balcap.judge.lexi
 
 from __future__ import annotations
 
-import asyncio
 import io
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from balcap.collect.units import split_units as split_english
 from balcap.hashing import image_id
 from balcap.images import decode
 from balcap.judge import JUDGES
+from balcap.judge.guard import Background
 from balcap.records import Caption, Judgement, Reference, Sample
 from balcap.rewards import REWARDS, bind, length
 from balcap.scenes import split_units as split_atoms
@@ -55,10 +54,8 @@ def score(
     said = caption if isinstance(caption, Caption) else Caption(caption)
     judge = JUDGES["oracle" if "scene" in sample.meta else "lexical"]()
     target = reference if isinstance(reference, Reference) else _reference(sample, reference)
-    task = judge.judge_group(sample, target, [said])
-    # in a thread of its own, because a notebook's thread already runs an event loop
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        (judgement,) = pool.submit(asyncio.run, asyncio.wait_for(task, DEADLINE_SECONDS)).result()
+    with Background() as loop:  # a notebook's own thread already runs an event loop
+        (judgement,) = loop.run(judge.judge_group(sample, target, [said]), DEADLINE_SECONDS)
     rules = bind(judge.fills)
     rewards = {name: float(rules[name](judgement, said, target)) for name in REWARDS}
     return Scored(rewards, length.ratio(said, target), judgement, target, judge.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 
 from PIL import Image
@@ -12,6 +11,7 @@ from balcap.evaluation.judging import judge_all
 from balcap.evaluation.run import Results, compare_cases, score_picture
 from balcap.hashing import image_id
 from balcap.judge import JUDGES
+from balcap.judge.guard import Guard
 from balcap.params.evaluate import Evaluate
 from balcap.params.judge import JudgeParams
 from balcap.records import Caption, Question, Reference, Sample
@@ -24,6 +24,7 @@ PARAMS = Evaluate(
     temperature=1.0,
     max_new_tokens=8,
     judge=JudgeParams(name="oracle", revision="1", max_failure_rate=0.0),
+    judge_deadline=60.0,
     allow_training_judge=True,
     bootstrap=200,
     confidence=0.95,
@@ -60,7 +61,7 @@ def results(count: int, judge: str = "oracle", groups: list[list[Caption]] | Non
     pictures = [picture(index) for index in range(count)]
     groups = groups or [captions(index) for index in range(count)]
     made = JUDGES[judge]()
-    judged = asyncio.run(judge_all(made, pictures, groups, seed=1))
+    judged = judge_all(Guard(made, 60.0), pictures, groups, seed=1)
     cases: tuple[Case, ...] = tuple(
         score_picture(p, group, verdicts, made.fills, 1)
         for p, group, verdicts in zip(pictures, groups, judged, strict=True)

@@ -3,43 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 from balcap.evaluation.cases import Picture
+from balcap.judge.guard import GRACE, Background, Guard
 from balcap.progress import Progress
-from balcap.records import Caption, Judge, Judgement
+from balcap.records import Caption, Judgement
 
 AT_ONCE = 16
 """Pictures that are before the judge at the same time."""
-DEADLINE_SECONDS = 300.0
-"""Longest wait for the judgements of one picture; after it they are unknown."""
 
 
 class JudgeFailed(ValueError):
-    """More parts stayed unknown than ``evaluate.judge.max_failure_rate`` allows."""
+    """More parts stayed unknown than ``evaluate.judge.max_failure_rate`` allows, or the judge blocks."""
 
 
-async def judge_all(
-    judge: Judge,
-    pictures: Sequence[Picture],
-    captions: Sequence[list[Caption]],
-    seed: int,
-    deadline: float = DEADLINE_SECONDS,
+def judge_all(
+    guard: Guard, pictures: Sequence[Picture], captions: Sequence[list[Caption]], seed: int
 ) -> list[list[Judgement]]:
-    """Judgements of each picture's captions, in order; what is late is unknown and counted in ``judge.failures``."""
+    """Judgements of each picture's captions, in order; what the guard cannot get is unknown and counted there."""
+    longest = math.ceil(len(pictures) / AT_ONCE) * guard.deadline + GRACE
+    with Background() as loop:
+        try:
+            return loop.run(_judge(guard, pictures, captions, seed), longest)
+        except TimeoutError:
+            raise JudgeFailed(
+                f"judge {guard.judge.name} blocks: {len(pictures)} pictures took more than {longest:.0f} s, although "
+                f"evaluate.judge_deadline is {guard.deadline:g} s for each; it must wait asynchronously"
+            ) from None
+
+
+async def _judge(
+    guard: Guard, pictures: Sequence[Picture], captions: Sequence[list[Caption]], seed: int
+) -> list[list[Judgement]]:
     gate = asyncio.Semaphore(AT_ONCE)
     progress = Progress("judge", len(pictures), "pictures")
 
     async def one(picture: Picture, group: list[Caption]) -> list[Judgement]:
         async with gate:
-            task = judge.judge_group(picture.sample, picture.reference, group, picture.questions, seed)
-            try:
-                return await asyncio.wait_for(task, deadline)
-            except TimeoutError:
-                judge.failures["deadline"] = judge.failures.get("deadline", 0) + 1
-                return [Judgement() for _ in group]
-            finally:
-                progress.advance()
+            judged = await guard.judge_group(picture.sample, picture.reference, group, picture.questions, seed)
+            progress.advance()
+            return judged
 
     return list(await asyncio.gather(*(one(p, group) for p, group in zip(pictures, captions, strict=True))))
 
@@ -55,14 +60,13 @@ def failure_rate(fills: frozenset[str], pictures: Sequence[Picture], judged: Seq
 
 
 def check_failures(
-    judge: Judge, pictures: Sequence[Picture], judged: Sequence[list[Judgement]], allowed: float
+    guard: Guard, pictures: Sequence[Picture], judged: Sequence[list[Judgement]], allowed: float
 ) -> float:
-    """The failure rate; raises :class:`JudgeFailed` above ``allowed``, with the judge's own counts."""
-    rate = failure_rate(judge.fills, pictures, judged)
+    """The failure rate; raises :class:`JudgeFailed` above ``allowed``, with the reasons and their counts."""
+    rate = failure_rate(guard.judge.fills, pictures, judged)
     if rate > allowed:
-        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(judge.failures.items())) or "not counted"
         raise JudgeFailed(
-            f"judge {judge.name} left {rate:.1%} of its verdicts unknown ({counts}); "
+            f"judge {guard.judge.name} left {rate:.1%} of its verdicts unknown ({guard.why()}); "
             f"evaluate.judge.max_failure_rate allows {allowed:.1%}"
         )
     return rate

@@ -5,7 +5,6 @@ results = evaluate(params.evaluate, base, policy, samples, references, questions
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +19,7 @@ from balcap.evaluation.qa import accuracy
 from balcap.evaluation.rewards import reward_scores
 from balcap.evaluation.stats import Score, compare
 from balcap.judge import make_judge
+from balcap.judge.guard import Guard
 from balcap.params.evaluate import Evaluate
 from balcap.records import Caption, Judgement, Question, Reference, Sample
 
@@ -59,8 +59,9 @@ def evaluate(
     stored = [picture.sample for picture in pictures]
     made = [caption_all(params, name, path, stored, work) for name, path in (("base", base), ("policy", policy))]
     groups = [list(group) for group in zip(*made, strict=True)]
-    judged = asyncio.run(judge_all(judge, pictures, groups, params.seed))
-    rate = check_failures(judge, pictures, judged, params.judge.max_failure_rate)
+    guard = Guard(judge, params.judge_deadline)
+    judged = judge_all(guard, pictures, groups, params.seed)
+    rate = check_failures(guard, pictures, judged, params.judge.max_failure_rate)
     cases = tuple(
         score_picture(picture, group, verdicts, judge.fills, params.seed)
         for picture, group, verdicts in zip(pictures, groups, judged, strict=True)

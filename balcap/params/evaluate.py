@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from balcap.params.base import Strict
 from balcap.params.judge import JudgeParams
@@ -19,6 +19,8 @@ class Evaluate(Strict):
     """0 is greedy decoding."""
     max_new_tokens: PositiveInt
     judge: JudgeParams
+    judge_deadline: PositiveFloat
+    """Seconds in which one picture's captions must be judged; what is late is unknown."""
     allow_training_judge: bool
     """Whether the judge that gave the rewards may also evaluate."""
     bootstrap: int = Field(ge=100)

@@ -158,7 +158,7 @@ class CaptionTrainer(GRPOTrainer):
             raise JudgeFailed(
                 f"train.judge {self.params.judge.name}: {failure_rate:.1%} of its answers are unknown in step "
                 f"{self.state.global_step // self.params.updates_per_step + 1}, train.judge.max_failure_rate is "
-                f"{limit:.1%} ({self.judging.why()}); a checkpoint is kept, run again when the judge works"
+                f"{limit:.1%} ({self.judging.guard.why()}); a checkpoint is kept, run again when the judge works"
             )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from balcap.evaluation.length import length_scores
 from balcap.evaluation.rewards import reward_scores
 from balcap.evaluation.run import NothingToEvaluate, take_pictures
 from balcap.judge import JUDGES
+from balcap.judge.guard import Guard
 from balcap.records import CANNOT_BE_ANSWERED, Caption, Judgement, Question, Reference
 
 QUESTIONS = tuple(Question("0", f"q{i}", ("a", "b", "c"), i, 1.0, 0.3) for i in range(3))
@@ -120,12 +122,25 @@ class Sleeper(JUDGES["oracle"]):  # type: ignore[misc]
 def test_a_late_judge_leaves_one_picture_unknown_and_is_counted() -> None:
     pictures, groups = [picture(i) for i in range(3)], [captions(i) for i in range(3)]
     judge = Sleeper(pictures[1].sample.image_id)
-    judged = asyncio.run(judging.judge_all(judge, pictures, groups, seed=1, deadline=0.2))
+    guard = Guard(judge, deadline=0.2)
+    judged = judging.judge_all(guard, pictures, groups, seed=1)
     assert judged[1] == [Judgement(), Judgement()]
-    assert judge.failures == {"deadline": 1}
+    assert guard.reasons == {"deadline": 1}
     assert judging.failure_rate(judge.fills, pictures, judged) == pytest.approx(1 / 3)
-    with pytest.raises(judging.JudgeFailed, match=r"33\.3%.*deadline 1.*max_failure_rate"):
-        judging.check_failures(judge, pictures, judged, PARAMS.judge.max_failure_rate)
+    with pytest.raises(judging.JudgeFailed, match=r"33\.3%.*deadline: 1.*max_failure_rate"):
+        judging.check_failures(guard, pictures, judged, PARAMS.judge.max_failure_rate)
+
+
+def test_a_judge_that_blocks_does_not_hang_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Blocker(JUDGES["oracle"]):  # type: ignore[misc]
+        async def judge_group(self, *rest, **more):  # type: ignore[no-untyped-def]
+            time.sleep(3)
+
+    monkeypatch.setattr(judging, "GRACE", 0.1)
+    start = time.monotonic()
+    with pytest.raises(judging.JudgeFailed, match=r"evaluate\.judge_deadline is 0\.1 s"):
+        judging.judge_all(Guard(Blocker(), 0.1), [picture(0)], [captions(0)], seed=1)
+    assert time.monotonic() - start < 8  # the loop's thread gets its grace
 
 
 def test_answers_are_no_failure_where_there_are_no_questions() -> None:

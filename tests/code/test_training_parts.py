@@ -15,8 +15,8 @@ import train_world as world
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balcap.judge import guard
 from balcap.records import Caption, Judgement
-from balcap.training import judging as room
 from balcap.training.clock import Clock
 from balcap.training.config import grpo_config, steps_per_generation
 from balcap.training.data import TrainingError, dataset, picture_order, with_reference
@@ -129,17 +129,17 @@ def test_a_failing_judge_leaves_its_group_unknown_and_others_alone(how: str, rea
     assert np.isnan(broken[1, :2]).all() and broken[1, 2] == 0.0  # masked: the gate needs no judge
     assert broken[2].tolist() == [0.0, 0.0, 0.0]  # truncated: known, and worst
     assert scored[1].unknown.tolist() == [3, 3, 0, 3]
-    assert judging.why() == f"{reason}: 1"
+    assert judging.guard.why() == f"{reason}: 1"
 
 
 def test_a_judge_that_blocks_the_loop_does_not_hang_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "GRACE", 0.2)
+    monkeypatch.setattr(guard, "GRACE", 0.2)
     judging = Judging(Stubborn("blocks"), world.settings(judge_deadline=0.2))
     start = time.monotonic()
     judging.dispatch(groups(3), seed=0)
     scored = judging.collect()
     assert time.monotonic() - start < 3
-    assert all(np.isnan(s.rewards[0]).all() for s in scored) and judging.why() == "blocked: 3"
+    assert all(np.isnan(s.rewards[0]).all() for s in scored) and judging.guard.why() == "blocked: 3"
     judging.close()
 
 
