@@ -13,7 +13,7 @@ from balcap.evaluation.judging import JudgeFailed
 from balcap.evaluation.run import NothingToEvaluate, Results, evaluate
 from balcap.evaluation.write import before_and_after, write_results
 from balcap.judge import JudgeMismatch
-from balcap.policy.store import PolicyError
+from balcap.policy.folder import PolicyError
 from balcap.records_io import read_questions, read_references, read_samples
 from steps._stage import Stage, StageError, main, stage
 

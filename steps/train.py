@@ -11,7 +11,8 @@ import torch
 
 from balcap.files import write_json
 from balcap.judge import JudgeMismatch
-from balcap.policy.store import PolicyError, save_policy
+from balcap.policy.folder import PolicyError
+from balcap.policy.store import save_policy
 from balcap.records_io import read_references, read_samples
 from balcap.training.data import TrainingError
 from balcap.training.outputs import summary, write_curves, write_samples

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -21,23 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as hf_logging
 
 from balcap.files import atomic_path, write_json
+from balcap.policy.folder import PolicyError, check_folder, read_note, write_note
 
-NOTE = "balcap.json"
 HISTORY = ("transformers_version", "is_local", "local_files_only", "name_or_path", "_name_or_path")
 """Keys of the JSON files that tell how a folder came about, not what it holds."""
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack")
-"""Weights in formats that can run code or that nobody here wrote; only safetensors is read."""
 TOWER, NESTED = "vision_tower.", "vision_tower.vision_model."
-
-
-class PolicyError(ValueError):
-    """A folder that cannot be used as a captioner; the message names folder, reason and remedy."""
 
 
 @dataclass
@@ -57,12 +50,15 @@ def load_policy(path: Path | str, device: str = "cpu", dtype: torch.dtype | str 
     """Read a captioner folder; raises :class:`PolicyError` if it is missing, incomplete or not safe to read."""
     path = Path(path)
     check_folder(path)
-    note = _read_note(path)
-    with quiet():
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
-        )
-        processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    note = read_note(path)
+    try:
+        with quiet():
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                path, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+            )
+            processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # a folder is a user's file
+        raise PolicyError(f"{path}: transformers cannot read this captioner: {error}") from error
     processor.tokenizer.padding_side = "left"
     return Policy(model.to(device).eval(), processor, **note)
 
@@ -83,40 +79,6 @@ def save_policy(policy: Policy, path: Path | str) -> None:
         write_note(folder, policy.prompt, policy.restore_capitals, policy.max_new_tokens)
 
 
-def write_note(folder: Path, prompt: str, restore_capitals: bool, max_new_tokens: int) -> None:
-    """Write ``balcap.json``: how this captioner is asked."""
-    note = {"prompt": prompt, "restore_capitals": restore_capitals, "max_new_tokens": max_new_tokens}
-    write_json(folder / NOTE, note)
-
-
-def check_folder(path: Path) -> None:
-    """Raise :class:`PolicyError` unless ``path`` is a transformers folder with safetensors and no pickled weights."""
-    if not (path / "config.json").is_file():
-        raise PolicyError(f"{path}: not a captioner folder (no config.json in it)")
-    pickled = sorted(p.name for p in path.iterdir() if p.suffix in PICKLED)
-    if pickled:
-        raise PolicyError(
-            f"{path}: {', '.join(pickled)}: only safetensors are read, other formats can run code; "
-            "convert the weights to safetensors and delete these files"
-        )
-    if not any(path.glob("*.safetensors")):
-        raise PolicyError(f"{path}: no *.safetensors in it")
-
-
-def weights_sha256(path: Path | str) -> str:
-    """One hash of all weights of a folder, independent of where it lies.
-
-    The sha256 of the lines ``HASH  NAME``, sorted by name, that ``sha256sum *.safetensors`` prints.
-    """
-    lines = []
-    for weights in sorted(Path(path).glob("*.safetensors"), key=lambda p: p.name):
-        with weights.open("rb") as f:
-            lines.append(f"{hashlib.file_digest(f, 'sha256').hexdigest()}  {weights.name}\n")
-    if not lines:
-        raise PolicyError(f"{path}: no *.safetensors in it")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without transformers' progress bars and its notes about missing torchvision."""
@@ -129,21 +91,6 @@ def quiet() -> Iterator[None]:
         hf_logging.set_verbosity(level)
         if bar:
             hf_logging.enable_progress_bar()
-
-
-def _read_note(path: Path) -> dict[str, Any]:
-    file = path / NOTE
-    try:
-        note = json.loads(file.read_text(encoding="utf-8"))
-        kinds = {"prompt": str, "restore_capitals": bool, "max_new_tokens": int}
-        if set(note) == set(kinds) and all(type(note[key]) is kind for key, kind in kinds.items()):
-            return note
-        reason = f"needs exactly {', '.join(kinds)}"
-    except FileNotFoundError:
-        reason = "missing; the warm start writes it"
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        reason = f"not valid: {error}"
-    raise PolicyError(f"{file}: {reason}")
 
 
 def _nested(key: str) -> str:

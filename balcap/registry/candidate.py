@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from balcap.hashing import content_md5, sha256_text
 from balcap.params import Params
-from balcap.policy.store import weights_sha256
+from balcap.policy.folder import weights_sha256
 from balcap.registry.card import read_facts, render_card
 
 POLICY = "models/policy"

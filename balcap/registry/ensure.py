@@ -10,6 +10,7 @@ from pathlib import Path
 
 from balcap.mlflow_store import connect, experiment_name, tracking_uri
 from balcap.params import Params
+from balcap.registry.candidate import read_candidate
 from balcap.registry.version import ensure_version, find_version
 
 REGISTRATION = "reports/register/registration.json"
@@ -28,6 +29,4 @@ def ensure_registered(root: Path, params: Params) -> None:
     uri = tracking_uri(params.runtime.tracking_uri)
     client = connect(uri)
     if find_version(client, recorded["name"], recorded["weights_sha256"]) is None:
-        from balcap.registry.candidate import read_candidate  # imports torch, which the flow hardly ever needs
-
         ensure_version(client, uri, read_candidate(root, params), experiment_name(params.recipe))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from balcap import workspace
 from balcap.files import atomic_path, write_json
-from balcap.policy.store import weights_sha256
+from balcap.policy.folder import weights_sha256
 
 LARGEST = 200_000_000
 """Bytes of weights that are logged with the model."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from balcap.files import atomic_path
 from balcap.params.warmstart import CheckpointMethod, Warmstart
-from balcap.policy.store import PolicyError, check_folder, weights_sha256, write_note
+from balcap.policy.folder import NOTE, PolicyError, check_folder, read_note, weights_sha256, write_note
 from balcap.warmstart import WarmstartError
 
 KEPT = (".safetensors", ".json", ".jinja", ".model", ".txt")
@@ -28,6 +28,7 @@ def adopt(params: Warmstart, method: CheckpointMethod, out: Path) -> None:
     try:
         check_folder(source)
         found = weights_sha256(source)
+        lowers = (source / NOTE).exists() and read_note(source)["restore_capitals"]
     except PolicyError as error:
         raise WarmstartError(f"warmstart.path: {error}") from None
     if found != method.sha256:
@@ -40,4 +41,4 @@ def adopt(params: Warmstart, method: CheckpointMethod, out: Path) -> None:
         for file in sorted(source.iterdir()):
             if file.is_file() and file.suffix in KEPT:
                 shutil.copyfile(file, folder / file.name)
-        write_note(folder, params.prompt, False, params.max_new_tokens)
+        write_note(folder, params.prompt, lowers, params.max_new_tokens)

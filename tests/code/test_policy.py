@@ -19,6 +19,7 @@ from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
 from balcap.params.warmstart import TinyModel
 from balcap.policy.build import build_tiny
+from balcap.policy.folder import PolicyError, weights_sha256
 from balcap.policy.generate import (
     Draw,
     chat_prompt,
@@ -29,7 +30,7 @@ from balcap.policy.generate import (
     to_caption,
     uniforms,
 )
-from balcap.policy.store import Policy, PolicyError, load_policy, save_policy, weights_sha256
+from balcap.policy.store import Policy, load_policy, save_policy
 from balcap.policy.tokenizer import IMAGE, bpe_tokenizer, word_tokenizer
 
 WORDS = ["a", "the", "red", "blue", "circle", "square", "sits", "at", "is", "top-left", "centre", "."]
@@ -273,4 +274,19 @@ def test_incomplete_folders_are_explained(tmp_path: Path) -> None:
         load_policy(tmp_path / "p")
     (tmp_path / "p/model.safetensors").unlink()
     with pytest.raises(PolicyError, match=r"no \*\.safetensors"):
+        load_policy(tmp_path / "p")
+
+
+def test_a_broken_file_of_weights_is_explained(tmp_path: Path) -> None:
+    save_policy(make_policy(), tmp_path / "p")
+    weights = tmp_path / "p/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(PolicyError, match="cannot read this captioner"):
+        load_policy(tmp_path / "p")
+
+
+def test_an_architecture_that_is_not_known_is_explained(tmp_path: Path) -> None:
+    save_policy(make_policy(), tmp_path / "p")
+    (tmp_path / "p/config.json").write_text('{"model_type": "nothing-we-know"}')
+    with pytest.raises(PolicyError, match="nothing-we-know"):
         load_policy(tmp_path / "p")

@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from balcap.params.warmstart import Warmstart
-from balcap.policy.store import load_policy, save_policy, weights_sha256
+from balcap.policy.folder import weights_sha256, write_note
+from balcap.policy.store import load_policy, save_policy
 from balcap.records import Reference, Sample
 from balcap.scenes import VOCABULARY, draw_scene, noisy_caption, render, teacher_caption
 from balcap.warmstart import WarmstartError, run, streams
@@ -302,6 +303,13 @@ def test_a_pinned_checkpoint_is_adopted(tmp_path: Path, checkpoint: Path) -> Non
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "base", checkpoint))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert not (tmp_path / "base/modeling.py").exists()
+
+
+def test_a_captioner_of_ours_keeps_how_its_capitals_are_put_back(tmp_path: Path, checkpoint: Path) -> None:
+    write_note(checkpoint, "another prompt", True, 7)
+    run(pinned(checkpoint, weights_sha256(checkpoint)), (), {}, tmp_path / "work", tmp_path / "base", ignore)
+    policy = load_policy(tmp_path / "base")
+    assert (policy.prompt, policy.restore_capitals) == ("describe", True)
 
 
 def test_another_checkpoint_than_the_pinned_one_is_refused(tmp_path: Path, checkpoint: Path) -> None:

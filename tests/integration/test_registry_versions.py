@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from balcap import workspace
 from balcap.cli import app
 from balcap.mlflow_store import connect, experiment_name, tracking_uri
+from balcap.policy.folder import weights_sha256
 from balcap.policy.generate import generate_captions
-from balcap.policy.store import load_policy, weights_sha256
+from balcap.policy.store import load_policy
 from balcap.registry import ensure_registered, weights
 from balcap.registry.candidate import read_candidate
 from balcap.registry.pictures import PictureError, from_base64

@@ -15,7 +15,8 @@ from balcap.files import atomic_path
 from balcap.hashing import dir_md5
 from balcap.params.warmstart import TinyModel
 from balcap.policy.build import build_tiny
-from balcap.policy.store import Policy, PolicyError, save_policy
+from balcap.policy.folder import PolicyError
+from balcap.policy.store import Policy, save_policy
 from balcap.policy.tokenizer import word_tokenizer
 from balcap.scenes import VOCABULARY
 
