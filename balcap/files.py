@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,7 +19,8 @@ from typing import Any, TextIO
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary sibling to write (a file or a folder); move it to ``path`` when the block ends well.
 
-    An existing ``path`` is replaced; on an exception the sibling is removed and ``path`` is as before.
+    An existing ``path`` is replaced; on an exception the sibling is removed and ``path`` is as before. A full disk is
+    an ``OSError`` that names ``path``, whatever the library that wrote made of it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,8 +31,18 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         if path.is_dir():  # os.replace cannot replace a folder that has content
             remove(path)
         os.replace(tmp, path)
+    except Exception as error:
+        if code := _no_room(error):
+            raise OSError(code, f"{os.strerror(code)}; free some and run again", str(path)) from error
+        raise
     finally:
         remove(tmp)
+
+
+def _no_room(error: Exception) -> int | None:
+    """The system's number of an error that means no room; libraries wrap it in types and texts of their own."""
+    known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return next((n for n in known if getattr(error, "errno", None) == n or os.strerror(n) in str(error)), None)
 
 
 def remove(path: Path) -> None:

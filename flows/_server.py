@@ -58,8 +58,10 @@ def prefect_server(checkout: Path) -> Iterator[None]:
     os.environ.setdefault("PREFECT_UI_URL", f"http://127.0.0.1:{UI_PORT}")
     port = free_port()
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-    log = folder / "server.log"
+    log = folder / f"server-{port}.log"
     with ExitStack() as stack:
+        stack.callback(log.unlink, missing_ok=True)
+        stack.callback(os.environ.pop, "PREFECT_API_URL")
         # One at a time: the first start of all creates the database.
         with locked(folder / "start.lock", START_SECONDS, "the start of a Prefect server"):
             env = os.environ | _server_settings()
@@ -102,7 +104,7 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
     said = log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
-    raise ServerFault(f"Prefect's server did not start within {START_SECONDS:g} s (log: {log}): {said}")
+    raise ServerFault(f"Prefect's server did not start within {START_SECONDS:g} s; it said: {said or 'nothing'}")
 
 
 def _drain() -> None:

@@ -51,6 +51,34 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": 1}
 
 
+FILL = """
+import resource, signal, sys
+from balcap.files import atomic_path, write_json
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+def weights(tmp):
+    import torch; from safetensors.torch import save_file; save_file({"a": torch.zeros(10_000)}, tmp)
+def table(tmp):
+    import pyarrow as pa, pyarrow.parquet as pq, random
+    pq.write_table(pa.table({"a": [random.random() for _ in range(10_000)]}), tmp)
+def text(tmp):
+    tmp.write_text("x" * 10_000)
+try:
+    with atomic_path("out") as tmp: globals()[sys.argv[1]](tmp)
+except OSError as error:
+    print(error.filename, error.strerror)
+"""
+
+
+@pytest.mark.parametrize("what", ["weights", "table", "text"])
+def test_no_room_names_the_file_whoever_wrote_it(what: str, tmp_path: Path) -> None:
+    """The limit of a file's size stands for a full disk: the same system calls fail, for real."""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", FILL, what], cwd=tmp_path, env=env, capture_output=True, timeout=120)
+    assert done.stdout.decode() == "out File too large; free some and run again\n", done.stderr.decode()
+    assert not list(tmp_path.iterdir())
+
+
 HOLD = """
 import sys, time
 from balcap.files import locked
