@@ -56,8 +56,8 @@ screenshots: $(READY)  ## docs/images again, from what `make demo` left (needs C
 lint: $(READY)  ## style and types
 	ruff check . && ruff format --check . && mypy
 
-bench: $(READY)  ## all benchmarks; one JSON line per goal
-	@for b in benchmarks/[a-z]*.py; do echo "== $$b"; python $$b || exit 1; done
+bench: $(READY)  ## all benchmarks after `make demo`; rewrites docs/performance.md
+	python -m benchmarks
 
 lock: $(READY)  ## write constraints/core.txt from what is installed
 	@{ sed -n '/^#/p' constraints/core.txt; VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -vE '^pip=='; } > constraints/.core.tmp \
