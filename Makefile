@@ -44,7 +44,7 @@ demo: $(READY)  ## the whole pipeline on the embedded default, results in the wo
 test: $(READY)  ## everything that needs no GPU, no extra server, no browser
 	python -m pytest -m "not slow and not gpu and not vllm and not browser and not postgres"
 
-test-slow: $(READY)  ## the long checks: UI pages, the prepare benchmark
+test-slow: $(READY)  ## the long checks: what the embedded default learns, photographs, benchmarks
 	python -m pytest -m slow
 
 ui: $(READY)  ## Prefect and MLflow on loopback, over the state that runs left

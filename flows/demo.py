@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from balcap.params import load_params
+
 PICTURES = 4
 REWARDS = ("precision", "recall", "linguistic")
 WIDTH = 100
@@ -48,9 +50,11 @@ def _paragraph(title: str, text: str, note: str) -> None:
 
 
 def print_metrics(root: Path) -> None:
-    """The metric table with 95 % intervals, from ``reports/evaluate/metrics.json``."""
+    """The metric table with its intervals, from ``reports/evaluate/metrics.json``."""
     metrics = json.loads((root / "reports/evaluate/metrics.json").read_text(encoding="utf-8"))
-    table = Table(title="held-out pictures, with intervals", title_justify="left", box=None, pad_edge=False)
+    confidence = load_params(root / "params.yaml").evaluate.confidence
+    title = f"held-out pictures, with {confidence:.0%} intervals"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("metric", "base", "policy", "difference"):
         table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
     for name in metrics["policy"]:

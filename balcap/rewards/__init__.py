@@ -2,7 +2,8 @@
 
     rewards, masked = score(judgements, captions, reference, weights, judge.fills, params.length_mask)
 
-0.0 is "known, and worst"; NaN is "unknown"; they are never exchanged. A new reward is one file and one line below.
+0.0 is "known, and worst"; NaN is "unknown"; they are never exchanged. A new reward is one file, a line in
+``REWARDS`` and a name in ``balcap.params.train``.
 """
 
 from __future__ import annotations

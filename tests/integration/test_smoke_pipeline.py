@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from balcap.hashing import content_md5
 from flows import _dvc
 from flows._process import end_group
 from flows.request import RunRequest, write_params
@@ -154,3 +155,38 @@ def test_one_name_in_prefect_dvc_and_mlflow(clones: dict[str, Clone]) -> None:
             (parent,),
         ).fetchall()
     assert children == [(stage.name, "FINISHED") for stage in _dvc.plan(PROJECT)]
+
+
+KILL = """
+import os, runpy
+from importlib import import_module
+module, owner, name = {place!r}
+holder = getattr(import_module(module), owner)
+save = getattr(holder, name)
+def save_and_die(*args, **kwargs):
+    save(*args, **kwargs)
+    os.kill(os.getpid(), 9)
+setattr(holder, name, save_and_die)
+runpy.run_module("steps.{stage}", run_name="__main__")
+"""
+FIRST_SAVE = {
+    "warmstart": ("balcap.warmstart.loop", "State", "save"),
+    "train": ("balcap.training.trainer", "CaptionTrainer", "_save_checkpoint"),
+}
+
+
+@pytest.mark.parametrize(("stage", "out"), [("warmstart", "models/base"), ("train", "models/policy")])
+def test_a_killed_stage_goes_on_and_ends_with_the_same_content(clones: dict[str, Clone], stage: str, out: str) -> None:
+    root = clones["repro"].root
+    recorded = {o["path"]: o["md5"] for o in yaml.safe_load(clones["repro"].lock)["stages"][stage]["outs"]}
+    shutil.rmtree(root / out)
+    shutil.rmtree(root / ".work" / stage)
+    killed = start(root, [sys.executable, "-c", KILL.format(place=FIRST_SAVE[stage], stage=stage)])
+    assert killed.process.wait(300) == -9, killed.output.read_text()
+    assert not (root / out).exists()
+    saved = {path for path in (root / ".work" / stage).rglob("*") if path.suffix == ".safetensors"}
+    assert saved
+    said = finish({stage: start(root, [sys.executable, "-m", f"steps.{stage}"])})[stage]
+    assert {path: content_md5(root / path) for path in recorded} == recorded
+    steps = [int(n) for n in re.findall(rf"{stage} (\d+)/\d+ steps", said)]
+    assert steps and min(steps) > 1, f"finished steps are repeated:\n{said}"
