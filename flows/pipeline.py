@@ -253,7 +253,7 @@ def _environment(run: _Run) -> dict[str, str]:
 
 def _cancellation() -> Callable[[], str | None]:
     """Asks Prefect now and then whether somebody cancelled the flow run."""
-    flow_run_id, client, asked = runtime.flow_run.id, get_client(sync_client=True), time.monotonic()
+    flow_run_id, asked = runtime.flow_run.id, time.monotonic()
 
     def stopped() -> str | None:
         nonlocal asked
@@ -261,7 +261,8 @@ def _cancellation() -> Callable[[], str | None]:
             return None
         asked = time.monotonic()
         try:
-            state = client.read_flow_run(flow_run_id).state
+            with get_client(sync_client=True) as client:
+                state = client.read_flow_run(flow_run_id).state
         except Exception:  # a server that does not answer is no reason to stop
             return None
         return "cancelled in Prefect" if state and (state.is_cancelling() or state.is_cancelled()) else None

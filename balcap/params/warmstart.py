@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from balcap.params.base import PathText, Strict
+from balcap.params.base import PathText, Share, Strict
 
 SMALLEST_BPE = 261
 """The 256 bytes and five special tokens."""
@@ -54,12 +54,25 @@ class Phase(Strict):
     learning_rate: PositiveFloat
 
 
+class SupervisedOptimizer(Strict):
+    """AdamW, the same for every phase; a phase's own rate is its peak."""
+
+    betas: tuple[float, float] = Field(strict=False)
+    weight_decay: NonNegativeFloat
+    warmup_steps: PositiveInt
+    """Linear; at most a quarter of a phase."""
+    final_rate: Share
+    """Where the cosine ends, as a share of the peak."""
+    max_grad_norm: PositiveFloat
+
+
 class ScenesMethod(Strict):
     """Vision, align, SFT on fresh scenes drawn from seed and index (`miniature`, section 4)."""
 
     name: Literal["scenes"]
     min_objects: int = Field(ge=1, le=9)
     max_objects: int = Field(ge=1, le=9)
+    optimizer: SupervisedOptimizer
     vision: Phase
     align: Phase
     sft: Phase
@@ -69,6 +82,7 @@ class ReferencesMethod(Strict):
     """Supervised training on the training pictures' own references."""
 
     name: Literal["references"]
+    optimizer: SupervisedOptimizer
     sft: Phase
 
 

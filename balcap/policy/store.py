@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from transformers.utils import logging as hf_logging
 
 from balcap.files import atomic_path, write_json
 from balcap.policy.folder import PolicyError, check_folder, read_note, write_note
+
+if not torch.cuda.is_available():  # saving a model imports DeepSpeed, which warns that it found no accelerator
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 HISTORY = ("transformers_version", "is_local", "local_files_only", "name_or_path", "_name_or_path")
 """Keys of the JSON files that tell how a folder came about, not what it holds."""

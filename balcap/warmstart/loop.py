@@ -1,7 +1,7 @@
 """The supervised loop: AdamW, cosine schedule, clipping, and a state on disk from which it goes on exactly.
 
     rate(step) = peak * (step + 1) / warm-up                                            while step < warm-up
-               = peak * (FLOOR + (1 - FLOOR) * (1 + cos(pi * progress)) / 2)            afterwards
+               = peak * (final + (1 - final) * (1 + cos(pi * progress)) / 2)            afterwards
 
 The state is one safetensors file, replaced as a whole: weights and the optimiser's two moments as tensors, phase and
 step in its header. Nothing is pickled, and there is no random state to keep: a batch depends on its step alone, and
@@ -23,15 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from balcap.files import atomic_path
-from balcap.params.warmstart import Phase
+from balcap.params.warmstart import Phase, SupervisedOptimizer
 from balcap.progress import Progress
 from balcap.warmstart import Log
 
-WARMUP = 50
-FLOOR = 0.05
-BETAS = (0.9, 0.95)
-"""Of AdamW; a short memory suits a few hundred steps."""
-MAX_GRAD_NORM = 1.0
 SAVE_EVERY = 20
 LOG_EVERY = 10
 """Steps from one log point to the next; a point is the mean since the one before."""
@@ -91,7 +86,7 @@ class State:
                     optimizer.state[p] = {"step": torch.tensor(float(self.step)), **moments}
 
 
-def run_stages(model: nn.Module, stages: Sequence[Stage], path: Path, log: Log) -> None:
+def run_stages(model: nn.Module, stages: Sequence[Stage], settings: SupervisedOptimizer, path: Path, log: Log) -> None:
     """Train ``model`` in place, phase after phase, from where the state at ``path`` says that an earlier run stopped.
 
     ``log`` gets ``loss/PHASE`` with steps counted over all phases.
@@ -104,16 +99,18 @@ def run_stages(model: nn.Module, stages: Sequence[Stage], path: Path, log: Log) 
         state.load(_parts(model))
     for i in range(state.phase, len(stages)):
         first = state.step if i == state.phase else 0
-        _run_stage(model, stages[i], i, first, state, _teller(stages[i].name, log, progress, before[i]))
+        tell = _teller(stages[i].name, log, progress, before[i])
+        _run_stage(model, stages[i], settings, i, first, state, tell)
 
 
-def learning_rate(spec: Phase, step: int) -> float:
-    """The rate of a step: linear warm-up over ``WARMUP`` steps (a quarter of a short phase), then cosine."""
-    warmup = min(WARMUP, spec.steps // 4)
+def learning_rate(spec: Phase, settings: SupervisedOptimizer, step: int) -> float:
+    """The rate of a step: linear warm-up (at most a quarter of the phase), then cosine."""
+    warmup = min(settings.warmup_steps, spec.steps // 4)
     if step < warmup:
         return spec.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(spec.steps - warmup, 1)
-    return spec.learning_rate * (FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * progress)) / 2)
+    final = settings.final_rate
+    return spec.learning_rate * (final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def _parts(model: nn.Module, heads: nn.Module | None = None) -> nn.ModuleDict:
@@ -121,20 +118,27 @@ def _parts(model: nn.Module, heads: nn.Module | None = None) -> nn.ModuleDict:
 
 
 def _run_stage(
-    model: nn.Module, stage: Stage, number: int, first: int, state: State, tell: Callable[[int, float], None]
+    model: nn.Module,
+    stage: Stage,
+    settings: SupervisedOptimizer,
+    number: int,
+    first: int,
+    state: State,
+    tell: Callable[[int, float], None],
 ) -> None:
     task = stage.make()
     parts = _parts(model, task.heads)
     trained = [p for p in parts.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=stage.spec.learning_rate, betas=BETAS, fused=True)
+    rate, decay = stage.spec.learning_rate, settings.weight_decay
+    optimizer = torch.optim.AdamW(trained, lr=rate, betas=settings.betas, weight_decay=decay, fused=True)
     if first:
         state.load(parts, optimizer)
     for step, batch in _ahead(task.batch, first, stage.spec.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(stage.spec, step)
+            group["lr"] = learning_rate(stage.spec, settings, step)
         loss = task.loss(batch)
         loss.backward()
-        nn.utils.clip_grad_norm_(trained, MAX_GRAD_NORM)
+        nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         tell(step, loss.item())

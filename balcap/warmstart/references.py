@@ -55,7 +55,7 @@ def train(
         lambda batch: captioning.loss(*batch),
     )
     train_only(model, [""])
-    run_stages(model, [Stage("sft", method.sft, lambda: task)], work / "state.safetensors", log)
+    run_stages(model, [Stage("sft", method.sft, lambda: task)], method.optimizer, work / "state.safetensors", log)
     save_policy(policy, out)
 
 

@@ -48,7 +48,7 @@ def train(params: Warmstart, method: ScenesMethod, work: Path, out: Path, log: L
         Stage("align", method.align, lambda: align_task(params, method, captioning)),
         Stage("sft", method.sft, lambda: sft_task(params, method, captioning)),
     ]
-    run_stages(policy.model, stages, work / "state.safetensors", log)
+    run_stages(policy.model, stages, method.optimizer, work / "state.safetensors", log)
     save_policy(policy, out)
 
 

@@ -27,6 +27,13 @@ from balcap.warmstart.captioning import IGNORED, Captioning, train_only
 from balcap.warmstart.loop import learning_rate
 from balcap.warmstart.scenes import build, cells
 
+OPTIMIZER = {
+    "betas": [0.9, 0.95],
+    "weight_decay": 0.01,
+    "warmup_steps": 50,
+    "final_rate": 0.05,
+    "max_grad_norm": 1.0,
+}
 TINY = {
     "path": "balcap/scenes",
     "seed": 0,
@@ -38,6 +45,7 @@ TINY = {
         "max_objects": 2,
         "vision": {"steps": 4, "batch_size": 4, "learning_rate": 1e-3},
         "align": {"steps": 4, "batch_size": 2, "learning_rate": 1e-3},
+        "optimizer": OPTIMIZER,
         "sft": {"steps": 6, "batch_size": 4, "learning_rate": 1e-3},
     },
     "model": {
@@ -171,8 +179,9 @@ def test_only_the_named_parts_train() -> None:
 
 
 def test_learning_rate_warms_up_and_falls_to_five_per_cent() -> None:
-    spec = settings(method__sft__steps=400).method.sft  # type: ignore[union-attr]
-    rates = [learning_rate(spec, step) / spec.learning_rate for step in range(400)]
+    method = settings(method__sft__steps=400).method
+    spec, optimizer = method.sft, method.optimizer  # type: ignore[union-attr]
+    rates = [learning_rate(spec, optimizer, step) / spec.learning_rate for step in range(400)]
     assert rates[0] == pytest.approx(0.02) and rates[49] == rates[50] == 1.0
     assert rates[225] == pytest.approx(0.525) and rates[-1] == pytest.approx(0.05, abs=1e-3)
 
@@ -251,7 +260,10 @@ def photo(seed: int) -> Sample:
 def on_references(**changes: Any) -> Warmstart:
     sft = {"steps": 12, "batch_size": 4, "learning_rate": 3e-3}
     tokenizer = {"name": "bpe", "vocab_size": 300}
-    base: dict[str, Any] = {"method": {"name": "references", "sft": sft}, "model__tokenizer": tokenizer}
+    base: dict[str, Any] = {
+        "method": {"name": "references", "optimizer": OPTIMIZER, "sft": sft},
+        "model__tokenizer": tokenizer,
+    }
     return settings(**(base | {"model__image_size": 64, "model__patch_size": 16, "prompt": "Describe it."} | changes))
 
 
