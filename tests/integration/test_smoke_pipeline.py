@@ -160,6 +160,8 @@ def test_one_name_in_prefect_dvc_and_mlflow(clones: dict[str, Clone]) -> None:
 KILL = """
 import os, runpy
 from importlib import import_module
+from balcap.params import load_params
+os.environ["OMP_NUM_THREADS"] = str(load_params().runtime.threads)  # as the stage does, before torch is imported
 module, owner, name = {place!r}
 holder = getattr(import_module(module), owner)
 save = getattr(holder, name)
