@@ -6,8 +6,9 @@
     with Background() as loop:
         loop.run(coroutine, 90.0)                                    # TimeoutError, also when the judge blocks its loop
 
-A judge that raises, hangs, answers for the wrong number of captions or out of form leaves what it did not say unknown
-(``None``), and each such part or group is counted under its reason. The unit of work, and of the deadline, is a group.
+A judge that raises, hangs, is cancelled, answers for the wrong number of captions or out of form leaves what it did not
+say unknown (``None``), and each such part or group is counted under its reason. The unit of work, and of the deadline,
+is a group.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from balcap.records import CANNOT_BE_ANSWERED, MARKS, Caption, Judge, Judgement, Question, Reference, Sample
+from balcap.records import CANNOT_BE_ANSWERED, MARKS, Assertion, Caption, Judge, Judgement, Question, Reference, Sample
 
 logger = logging.getLogger(__name__)
 GRACE = 5.0
@@ -45,18 +46,34 @@ class Guard:
         seed: int = 0,
     ) -> list[Judgement]:
         """One judgement per caption; unknown ones after ``deadline`` seconds or any other failure."""
+        task = asyncio.ensure_future(self._ask(sample, reference, captions, questions, seed))
         try:
-            task = self.judge.judge_group(sample, reference, captions, questions, seed)
-            judged = await asyncio.wait_for(task, self.deadline)
-            if len(judged) == len(captions):
-                return [self._in_form(judgement, reference, questions) for judgement in judged]
-            self.reasons["wrong number of judgements"] += 1
-        except TimeoutError:
-            self.reasons["deadline"] += 1
-        except Exception as error:  # the judge is a boundary: its failure is an unknown reward, never a dead rank
-            self.reasons[type(error).__name__] += 1
+            await asyncio.wait({task}, timeout=self.deadline)
+        finally:
+            task.cancel()  # not awaited: what is slow to let go is late all the same
+        judged = self._result(task, len(captions))
+        if judged is None:
+            return [Judgement()] * len(captions)
+        return [self._in_form(judgement, reference, questions) for judgement in judged]
+
+    async def _ask(self, *asked: Any) -> list[Judgement]:
+        return await self.judge.judge_group(*asked)  # here, a judge that is no coroutine fails like any other
+
+    def _result(self, task: asyncio.Task[list[Judgement]], count: int) -> list[Judgement] | None:
+        """What the judge said, or ``None`` with the reason counted: a judge is a boundary, its failure ends no rank."""
+        if not task.done():
+            reason = "deadline"
+        elif task.cancelled():
+            reason = "cancelled"
+        elif error := task.exception():
+            reason = type(error).__name__
             logger.debug("judge failed", exc_info=error)
-        return [Judgement()] * len(captions)
+        elif len(task.result()) == count:
+            return task.result()
+        else:
+            reason = "wrong number of judgements"
+        self.reasons[reason] += 1
+        return None
 
     def why(self) -> str:
         """The reasons of all failures so far, its own and the judge's, most frequent first."""
@@ -70,21 +87,32 @@ class Guard:
 
 
 def malformed(judgement: Judgement, reference: Reference, questions: tuple[Question, ...]) -> list[str]:
-    """The known parts that cannot be meant: another number of units or questions, marks and options out of range."""
-    covered, answers = judgement.covered, judgement.answers
-    wrong = [mark for mark in MARKS if getattr(judgement, mark) not in (None, 1, 2, 3, 4, 5)]
-    if covered is not None and len(covered) != len(reference.units):
+    """The known parts that cannot be meant: of another type, for other units or questions, out of range."""
+    wrong = [mark for mark in MARKS if not _is_mark(getattr(judgement, mark))]
+    if not all(isinstance(a, Assertion) and _verdicts(a.verified, a.pointable) for a in judgement.assertions or ()):
+        wrong.append("assertions")
+    covered = judgement.covered
+    if covered is not None and (len(covered) != len(reference.units) or not _verdicts(*covered)):
         wrong.append("covered")
-    if answers is not None and not (
-        len(answers) == len(questions)
-        and all(
-            CANNOT_BE_ANSWERED <= option < len(question.options)
-            for rounds, question in zip(answers, questions, strict=True)
-            for option in rounds
-        )
+    answers = judgement.answers
+    if answers is not None and (
+        len(answers) != len(questions) or not all(map(_is_answer, answers, (len(q.options) for q in questions)))
     ):
         wrong.append("answers")
     return wrong
+
+
+def _is_mark(mark: object) -> bool:
+    return mark is None or (type(mark) is int and 1 <= mark <= 5)
+
+
+def _verdicts(*values: object) -> bool:
+    return all(type(value) is bool for value in values)
+
+
+def _is_answer(rounds: tuple[int, ...], options: int) -> bool:
+    """At least one round, and in each an option of the question or the abstention."""
+    return bool(rounds) and all(type(option) is int and CANNOT_BE_ANSWERED <= option < options for option in rounds)
 
 
 class Background:
@@ -104,9 +132,19 @@ class Background:
         return take(self.submit(work), seconds)
 
     def close(self) -> None:
-        """Stop the loop; what still runs is abandoned."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Cancel what still runs and stop the loop; a judge that blocks it is abandoned with it."""
+        asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop)
         self._thread.join(GRACE)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    async def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=GRACE / 2)
+        self._loop.stop()
 
     def __enter__(self) -> Background:
         return self

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as hf_logging
@@ -57,14 +57,30 @@ def load_policy(path: Path | str, device: str = "cpu", dtype: torch.dtype | str 
     note = read_note(path)
     try:
         with quiet():
-            model: Any = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
-            )
+            model, found = _read_model(path, dtype)
             processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # a folder is a user's file
+    except Exception as error:  # a folder is a user's file, and libraries raise what they like for a broken one
         raise PolicyError(f"{path}: transformers cannot read this captioner: {error}") from error
+    if wrong := sorted(found["missing_keys"]) + sorted(map(str, found["mismatched_keys"])):
+        raise PolicyError(
+            f"{path}: {len(wrong)} weights that config.json asks for are missing or of another shape ({wrong[0]} …); "
+            "fetch the checkpoint again, or the config that belongs to it"
+        )
     processor.tokenizer.padding_side = "left"
     return Policy(model.to(device).eval(), processor, **note)
+
+
+def _read_model(path: Path, dtype: torch.dtype | str) -> tuple[Any, dict[str, Any]]:
+    """The model, and what the loading had to make up: transformers fills missing weights with random numbers."""
+    read: Any = AutoModelForImageTextToText.from_pretrained(
+        path,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    return read
 
 
 def save_policy(policy: Policy, path: Path | str) -> None:

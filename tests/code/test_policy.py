@@ -290,3 +290,20 @@ def test_an_architecture_that_is_not_known_is_explained(tmp_path: Path) -> None:
     (tmp_path / "p/config.json").write_text('{"model_type": "nothing-we-know"}')
     with pytest.raises(PolicyError, match="nothing-we-know"):
         load_policy(tmp_path / "p")
+
+
+def test_a_missing_weight_is_no_random_one(tmp_path: Path) -> None:
+    save_policy(make_policy(), tmp_path / "p")
+    weights = tmp_path / "p/model.safetensors"
+    tensors = load_file(weights)
+    del tensors[next(name for name in tensors if "multi_modal_projector" in name)]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(PolicyError, match=r"1 weights .*multi_modal_projector"):
+        load_policy(tmp_path / "p")
+
+
+def test_a_broken_tokenizer_is_explained(tmp_path: Path) -> None:
+    save_policy(make_policy(), tmp_path / "p")
+    (tmp_path / "p/tokenizer.json").write_text('{"model": {"type": "Nothing"}}')
+    with pytest.raises(PolicyError, match="cannot read this captioner"):
+        load_policy(tmp_path / "p")
