@@ -32,15 +32,21 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             remove(path)
         os.replace(tmp, path)
     except Exception as error:
-        if code := _no_room(error):
+        if code := _no_room(error, tmp):
             raise OSError(code, f"{os.strerror(code)}; free some and run again", str(path)) from error
         raise
     finally:
         remove(tmp)
 
 
-def _no_room(error: Exception) -> int | None:
-    """The system's number of an error that means no room; libraries wrap it in types and texts of their own."""
+def _no_room(error: Exception, tmp: Path) -> int | None:
+    """The system's number of an error that means no room; libraries wrap it in types and texts of their own.
+
+    An error that names a file elsewhere speaks for itself.
+    """
+    named = getattr(error, "filename", None)
+    if named is not None and not Path(os.fsdecode(named)).is_relative_to(tmp):
+        return None
     known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return next((n for n in known if getattr(error, "errno", None) == n or os.strerror(n) in str(error)), None)
 

@@ -34,19 +34,22 @@ def main(chosen: list[str]) -> int:
     held = True
     for name in chosen or names:
         lines = run(name)
-        write({name: [row(line) for line in lines]})
-        held = held and bool(lines) and all(line["holds"] for line in lines)
+        write(name, [row(line) for line in lines])
+        held = held and all(line["holds"] for line in lines)
     return 0 if held else 1
 
 
 def run(name: str) -> list[Line]:
-    """One benchmark's lines, shown as they come; the last line sums up and is no row."""
+    """One benchmark's lines; the last one sums up and is no row. What else it prints (progress) is passed on only."""
     print(f"== {name}", flush=True)
     done = subprocess.run(
         [sys.executable, HERE / f"{name}.py"], stdout=subprocess.PIPE, text=True, timeout=LIMIT_SECONDS
     )
     print(done.stdout, end="", flush=True)
-    return [line for line in map(json.loads, done.stdout.splitlines()) if "ratio" in line]
+    if done.returncode:
+        sys.exit(f"error: benchmark {name} failed with exit status {done.returncode}; its rows stay as they were")
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [line for line in lines if "ratio" in line]
 
 
 def row(line: Line) -> str:
@@ -64,17 +67,16 @@ def row(line: Line) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def write(measured: dict[str, list[str]]) -> None:
-    """Replace the rows of these benchmarks between the page's two markers."""
-    text = PAGE.read_text(encoding="utf-8")
+def write(name: str, rows: list[str], page: Path = PAGE) -> None:
+    """Replace the rows of one benchmark between the page's two markers."""
+    text = page.read_text(encoding="utf-8")
     found = re.search(r"(<!-- rows:begin -->\n)(.*?)(<!-- rows:end -->)", text, re.DOTALL)
     if found is None:
-        sys.exit(f"error: {PAGE.name} has lost its markers <!-- rows:begin --> and <!-- rows:end -->")
+        sys.exit(f"error: {page.name} has lost its markers <!-- rows:begin --> and <!-- rows:end -->")
     header, rule, *old = found[2].splitlines()
-    kept = [line for line in old if line[2:].split("/")[0] not in measured]
-    rows = sorted(kept + [line for lines in measured.values() for line in lines])
-    table = "\n".join([header, rule, *rows]) + "\n"
-    with atomic_path(PAGE) as tmp:
+    kept = [line for line in old if line[2:].split("/")[0] != name]
+    table = "\n".join([header, rule, *sorted([*kept, *rows])]) + "\n"
+    with atomic_path(page) as tmp:
         tmp.write_text(text[: found.start()] + found[1] + table + found[3] + text[found.end() :], encoding="utf-8")
 
 

@@ -249,10 +249,19 @@ def configure(root: Path, **settings: Mapping[str, str]) -> None:
             config.setdefault(section, {}).update(options)
 
 
-def checkout(root: Path) -> None:
-    """Bring the cached outputs to what ``dvc.lock`` says; what the cache lacks is left out."""
+def checkout(root: Path, stages: Iterable[Planned] | None = None) -> None:
+    """Bring what DVC caches (of ``stages`` only the outputs) to what it recorded; what the cache lacks is left out."""
+    outs = None if stages is None else [out.path for stage in stages for out in stage.outs if out.cached]
     with _open(root) as repo:
-        repo.checkout(force=True, allow_missing=True)
+        repo.checkout(targets=outs, force=True, allow_missing=True)
+
+
+def edited(root: Path, stages: Iterable[Planned]) -> list[str]:
+    """Cached outputs that are there and not as ``dvc.lock`` records them: somebody changed them by hand."""
+    paths = {str(root.resolve() / out.path): out.path for stage in stages for out in stage.outs if out.cached}
+    with _open(root) as repo:
+        states = {paths[out.fs_path]: out.workspace_status() for out in repo.index.outs if out.fs_path in paths}
+    return sorted(path for path, state in states.items() if {"modified", "new"} & set(state.values()))
 
 
 def stored(root: Path, stage: str) -> list[Stored]:

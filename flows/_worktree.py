@@ -179,8 +179,10 @@ def _mirror(source: Path, target: Path) -> None:
 
 
 def marks(checkout: Path, stages: Sequence[_dvc.Planned]) -> dict[str, str | None]:
-    """Content hash of ``dvc.lock`` and of each uncached output; ``None`` for what is not there."""
-    files = {path: checkout / path for path in uncached(stages)}
+    """Content hash of ``dvc.lock``, of each uncached output and of those cached ones that were changed by hand;
+    ``None`` for what is not there, or is as ``dvc.lock`` says.
+    """
+    files = {path: checkout / path for path in [*uncached(stages), *_dvc.edited(checkout, stages)]}
     return {path: content_md5(file) if file.exists() else None for path, file in files.items()}
 
 
@@ -198,7 +200,7 @@ def apply(tree: Worktree, stages: Sequence[_dvc.Planned]) -> None:
     for path in [_dvc.PARAMS, IGNORE, *uncached(stages), *ignore_files(stages)]:
         if (tree.root / path).exists() or path in uncached(stages):
             _mirror(tree.root / path, tree.origin / path)
-    _dvc.checkout(tree.origin)
+    _dvc.checkout(tree.origin, stages)
 
 
 def environment(python: str, **extra: str) -> dict[str, str]:

@@ -94,18 +94,26 @@ def pipeline(params: RunRequest) -> RunResult | State[Any]:
     name = str(runtime.flow_run.name)
     try:
         resolved = check(checkout, params)
-        parent = ensure_parent(name, _identity(name), resolved)
-        status = "KILLED"
-        try:
-            result = _in_worktree(checkout, name, params)
-            status = "FINISHED" if isinstance(result, RunResult) else "FAILED"
-            return result
-        finally:
-            finish_parent(parent, status, resolved)
+        with worktree(checkout, name) as tree:  # only now the name is this run's own
+            return _tracked(name, resolved, lambda: _in_worktree(tree, checkout, name, params))
     except (ParamsError, _dvc.OverrideError, NameTaken, _dvc.DvcFault, GitFault) as error:
         return Failed(message=str(error))
     except KeyboardInterrupt:
         return Cancelled(message="stopped by Ctrl-C")
+
+
+def _tracked(name: str, params: Params, work: Callable[[], RunResult | State[Any]]) -> RunResult | State[Any]:
+    """Do ``work`` under an MLflow parent run that ends as the work does."""
+    parent, status = ensure_parent(name, _identity(name), params), "KILLED"
+    try:
+        result = work()
+        status = "FINISHED" if isinstance(result, RunResult) else "FAILED"
+        return result
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        finish_parent(parent, status, params)
 
 
 def _identity(name: str) -> dict[str, str]:
@@ -113,30 +121,29 @@ def _identity(name: str) -> dict[str, str]:
     return tags | ({"prefect.flow_run_url": url} if (url := runtime.flow_run.ui_url) else {})
 
 
-def _in_worktree(checkout: Path, name: str, request: RunRequest) -> RunResult | State[Any]:
-    with worktree(checkout, name) as tree:
-        params = write_params(checkout, request, tree.root / _dvc.PARAMS)
-        every, stages = _dvc.plan(tree.root), _dvc.plan(tree.root, request.targets)
-        belonging = carry(tree, every)
-        before = marks(checkout, every)
-        _dvc.checkout(tree.root)
-        run = _Run(request, params, tree, name, stages)
-        watcher().planned(name, stages)
-        for stage in stages:
-            state = _start(run, stage)
-            if not state.is_completed():
-                kind = Cancelled if state.is_cancelled() else Failed
-                return kind(message=f"{stage.name}: {state.message}")
-        _save(run, belonging)
-        if fault := _unregistered(run):
-            return Failed(message=fault)
-        if request.apply:
-            with exclusive(checkout):  # of two runs that end together, the second sees what the first has written
-                if files := changed(tree, every, before):
-                    return Failed(message=_refusal(name, files))
-                apply(tree, every)
-        lock = tree.root / "dvc.lock"
-        return RunResult(name=name, baseline=tree.baseline, stages=run.verdicts, lock=lock.read_text(encoding="utf-8"))
+def _in_worktree(tree: Worktree, checkout: Path, name: str, request: RunRequest) -> RunResult | State[Any]:
+    params = write_params(checkout, request, tree.root / _dvc.PARAMS)
+    every, stages = _dvc.plan(tree.root), _dvc.plan(tree.root, request.targets)
+    belonging = carry(tree, every)
+    before = marks(checkout, every)
+    _dvc.checkout(tree.root)
+    run = _Run(request, params, tree, name, stages)
+    watcher().planned(name, stages)
+    for stage in stages:
+        state = _start(run, stage)
+        if not state.is_completed():
+            kind = Cancelled if state.is_cancelled() else Failed
+            return kind(message=f"{stage.name}: {state.message}")
+    _save(run, belonging)
+    if fault := _unregistered(run):
+        return Failed(message=fault)
+    if request.apply:
+        with exclusive(checkout):  # of two runs that end together, the second sees what the first has written
+            if files := changed(tree, every, before):
+                return Failed(message=_refusal(name, files))
+            apply(tree, every)
+    lock = tree.root / "dvc.lock"
+    return RunResult(name=name, baseline=tree.baseline, stages=run.verdicts, lock=lock.read_text(encoding="utf-8"))
 
 
 def _refusal(name: str, files: Sequence[str]) -> str:

@@ -10,9 +10,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 class Strict(BaseModel):
     """Base of all sections: unknown keys and wrong types are errors, values cannot change after loading."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+Betas = Annotated[tuple[Decay, Decay], Field(strict=False)]
+"""Decay rates of AdamW's two moments."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share in [0, 1]."""
 

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from balcap.params.base import Strict
+from balcap.params.base import Betas, Strict
 from balcap.params.judge import JudgeParams
 
 RewardName = Literal["precision", "recall", "linguistic"]
@@ -59,7 +59,7 @@ class Optimizer(Strict):
     """AdamW and its schedule."""
 
     learning_rate: PositiveFloat
-    betas: tuple[float, float] = Field(strict=False)
+    betas: Betas
     weight_decay: NonNegativeFloat
     warmup_steps: NonNegativeInt
     schedule: Literal["constant_with_warmup", "cosine", "linear"]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from balcap.params.base import PathText, Share, Strict
+from balcap.params.base import Betas, PathText, Share, Strict
 
 SMALLEST_BPE = 261
 """The 256 bytes and five special tokens."""
@@ -57,7 +57,7 @@ class Phase(Strict):
 class SupervisedOptimizer(Strict):
     """AdamW, the same for every phase; a phase's own rate is its peak."""
 
-    betas: tuple[float, float] = Field(strict=False)
+    betas: Betas
     weight_decay: NonNegativeFloat
     warmup_steps: PositiveInt
     """Linear; at most a quarter of a phase."""

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -148,17 +149,18 @@ class CaptionTrainer(GRPOTrainer):
         return advantages
 
     def _check_judge(self, failure_rate: float) -> None:
-        """Stop above ``judge.max_failure_rate``, before this batch changes the policy."""
+        """Stop above ``judge.max_failure_rate``, before this batch changes the policy, and keep what it learnt."""
         limit = self.params.judge.max_failure_rate
         if failure_rate > limit:
             step = self.state.global_step
             if step and not self._checkpoint(step).exists():  # before the first update the base model is the checkpoint
                 set_random_state(self._random)  # the resumed run samples these captions again
                 self._save_checkpoint(self.model, None)
+            kept = f"checkpoint-{step} is kept" if step else "nothing is lost, no step was finished"
             raise JudgeFailed(
                 f"train.judge {self.params.judge.name}: {failure_rate:.1%} of its answers are unknown in step "
-                f"{self.state.global_step // self.params.updates_per_step + 1}, train.judge.max_failure_rate is "
-                f"{limit:.1%} ({self.judging.guard.why()}); a checkpoint is kept, run again when the judge works"
+                f"{step // self.params.updates_per_step + 1}, train.judge.max_failure_rate is {limit:.1%} "
+                f"({self.judging.guard.why()}); {kept}, run again when the judge works"
             )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -184,6 +186,10 @@ class CaptionTrainer(GRPOTrainer):
             self.extra_state(self._run_dir / target.name)
             remove(target)
             os.replace(self._run_dir / target.name, target)
+        except RuntimeError as error:  # torch.save on a full disk does not say so
+            raise OSError(
+                errno.EIO, f"the checkpoint cannot be written ({error}); is the disk full?", target
+            ) from error
         finally:
             remove(self._run_dir)
             self._run_dir = None

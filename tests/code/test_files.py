@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -77,6 +78,12 @@ def test_no_room_names_the_file_whoever_wrote_it(what: str, tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", FILL, what], cwd=tmp_path, env=env, capture_output=True, timeout=120)
     assert done.stdout.decode() == "out File too large; free some and run again\n", done.stderr.decode()
     assert not list(tmp_path.iterdir())
+
+
+def test_no_room_elsewhere_is_not_blamed_on_the_output(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as inner, atomic_path(tmp_path / "base"), atomic_path(tmp_path / "work/state"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert inner.value.filename == str(tmp_path / "work/state")
 
 
 HOLD = """

@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 
+from balcap.mlflow_store import connect, tracking_uri
+from balcap.tracking import ensure_parent
 from flows import _dvc
+from flows._worktree import worktree
 from flows.events import Watcher, watched_by
+from flows.request import RunRequest, check
 from tests.flows.helpers import alive, edit, sh, wait_until
 
 Run = Callable[..., Any]
@@ -236,3 +240,13 @@ def test_a_name_is_used_once(done: Path, run: Run) -> None:
     state = run(name="same", targets=["prepare"])
     assert state.is_failed() and "an experiment called same exists" in state.message
     assert run(name="same", targets=["prepare"], force=True).is_completed()
+
+
+def test_the_name_of_a_living_run_is_refused_and_its_record_left_alone(done: Path, run: Run) -> None:
+    with worktree(done, "living"):
+        parent = ensure_parent("living", {"prefect.flow_run_id": "its own"}, check(done, RunRequest()))
+        state = run(name="living", targets=["prepare"])
+        assert state.is_failed() and "living" in state.message
+    assert parent is not None
+    record = connect(tracking_uri(None)).get_run(parent)
+    assert (record.info.status, record.data.tags["prefect.flow_run_id"]) == ("RUNNING", "its own")

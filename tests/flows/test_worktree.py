@@ -160,6 +160,30 @@ def test_results_are_written_back(done: Path) -> None:
     assert [_dvc.why(done, stage.name) for stage in stages] == [None, None, None]
 
 
+def test_what_people_keep_in_dvc_themselves_stays_as_it_is(done: Path) -> None:
+    (done / "mine").mkdir()
+    (done / "mine/a.txt").write_text("a")
+    sh(sys.executable, "-m", "dvc", "add", "mine", cwd=done)
+    (done / "mine/b.txt").write_text("not added yet")
+    stages = _dvc.plan(done)
+    with worktree(done, "one") as tree:
+        carry(tree, stages)
+        sh(sys.executable, "-m", "dvc", "repro", cwd=tree.root)
+        apply(tree, stages)
+    assert (done / "mine/b.txt").read_text() == "not added yet"
+
+
+def test_a_cached_output_changed_by_hand_meanwhile_is_named(done: Path) -> None:
+    stages = _dvc.plan(done)
+    weights = done / "models/policy/weights.txt"
+    with worktree(done, "one") as tree:
+        before = marks(done, stages)
+        assert changed(tree, stages, before) == []
+        weights.chmod(0o644)
+        weights.write_text("by hand")
+        assert changed(tree, stages, before) == ["models/policy"]
+
+
 def test_every_change_meanwhile_is_named(done: Path) -> None:
     stages = _dvc.plan(done)
     with worktree(done, "one") as tree:

@@ -145,6 +145,13 @@ def test_two_checkpoints_are_kept_and_none_is_half_written(base: Path, tmp_path:
     assert not list((work / "other").glob("*checkpoint*")) and not (work / "other/.partial").exists()
     assert dir_md5(work / "checkpoint-6") == before
 
+    def silent(*args: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(trainer_room.CaptionTrainer, "_save_rng_state", silent)
+    with pytest.raises(OSError, match=r"is the disk full\?.*checkpoint-"):
+        run(base, work / "another")
+
 
 def forgetful(part: str) -> Callable[[list[Judgement]], list[Judgement]]:
     from dataclasses import replace
