@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 MARKS = ("clarity", "fluency", "coherency")
 """The three linguistic marks, integers 1 to 5 (paper, section on rewards)."""
 
+PARTS = ("assertions", "covered", "clarity", "fluency", "coherency", "answers")
+"""The parts of a judgement."""
 CANNOT_BE_ANSWERED = -1
 """The answer to a question about which the caption says nothing."""
 
@@ -57,6 +59,15 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A stored picture with what is known of it."""
+
+    sample: Sample
+    reference: Reference
+    questions: tuple[Question, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Caption:
     """A sampled caption; ``truncated`` when generation ended without the end token."""
 
@@ -95,7 +106,8 @@ class Judge(Protocol):
 
     ``fills`` names the fields of :class:`Judgement` that this judge can fill at all. ``judge_group`` takes one image
     with all captions sampled for it and returns one judgement per caption, in order; it never raises: what it cannot
-    know is ``None``, with the reason counted in ``failures``.
+    know is ``None``, with the reason counted in ``failures``. ``close`` lets go of connections and files; it is awaited
+    once, in the event loop in which the judge worked.
     """
 
     name: str
@@ -111,3 +123,5 @@ class Judge(Protocol):
         questions: tuple[Question, ...] = (),
         seed: int = 0,
     ) -> list[Judgement]: ...
+
+    async def close(self) -> None: ...

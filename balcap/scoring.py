@@ -22,7 +22,7 @@ from balcap.hashing import image_id
 from balcap.images import decode
 from balcap.judge import JUDGES
 from balcap.judge.guard import Background
-from balcap.records import Caption, Judgement, Reference, Sample
+from balcap.records import Caption, Judge, Judgement, Question, Reference, Sample
 from balcap.rewards import REWARDS, bind, length
 from balcap.scenes import split_units as split_atoms
 
@@ -42,22 +42,29 @@ class Scored:
 
 
 def score(
-    image: Sample | Image.Image | bytes | str | Path, caption: Caption | str, reference: Reference | str
+    image: Sample | Image.Image | bytes | str | Path,
+    caption: Caption | str,
+    reference: Reference | str,
+    questions: tuple[Question, ...] = (),
+    judge: Judge | None = None,
 ) -> Scored:
     """Judge one caption of one picture against a reference, whose units are split from the text if it is a string.
 
     The oracle's units are single facts, as ``collect_references`` splits them; all others are statements in English.
-    ``image`` is a path, encoded bytes, a PIL image or a stored sample. Raises ``balcap.images.Rejected`` for bytes that
-    are no picture, ``FileNotFoundError`` for a missing file, ``TypeError`` for anything else.
+    ``questions`` add the reward ``utility``; ``judge`` takes the place of the one by rule and is closed. ``image`` is a
+    path, encoded bytes, a PIL image or a stored sample. Raises ``balcap.images.Rejected`` for bytes that are no
+    picture, ``FileNotFoundError`` for a missing file, ``TypeError`` for anything else.
     """
     sample = image if isinstance(image, Sample) else _sample(image)
     said = caption if isinstance(caption, Caption) else Caption(caption)
-    judge = JUDGES["oracle" if "scene" in sample.meta else "lexical"]()
+    judge = judge or JUDGES["oracle" if "scene" in sample.meta else "lexical"]()
     target = reference if isinstance(reference, Reference) else _reference(sample, reference)
     with Background() as loop:  # a notebook's own thread already runs an event loop
-        (judgement,) = loop.run(judge.judge_group(sample, target, [said]), DEADLINE_SECONDS)
+        (judgement,) = loop.run(judge.judge_group(sample, target, [said], questions), DEADLINE_SECONDS)
+        loop.run(judge.close(), DEADLINE_SECONDS)
     rules = bind(judge.fills)
-    rewards = {name: float(rules[name](judgement, said, target)) for name in REWARDS}
+    wanted = [name for name in REWARDS if name != "utility" or questions]
+    rewards = {name: float(rules[name](judgement, said, target, questions)) for name in wanted}
     return Scored(rewards, length.ratio(said, target), judgement, target, judge.name)
 
 

@@ -76,7 +76,7 @@ def measure(steps: int) -> list[dict[str, float]]:
     run = Times()
     with tempfile.TemporaryDirectory(prefix="balcap-bench-") as folder:
         samples, references = read_samples(ROOT / "data/images"), read_references(ROOT / "data/references.parquet")
-        train(few, ROOT / "models/base", samples, references, Path(folder), run)
+        train(few, ROOT / "models/base", samples, references, {}, Path(folder), run)
     return run.steps[WARM_UP:]
 
 

@@ -12,7 +12,7 @@ import torch
 from balcap.evaluation.judging import JudgeFailed
 from balcap.evaluation.run import NothingToEvaluate, Results, evaluate
 from balcap.evaluation.write import before_and_after, write_results
-from balcap.judge import JudgeMismatch
+from balcap.judge import JudgeMismatch, make_judge
 from balcap.policy.folder import PolicyError
 from balcap.records_io import read_questions, read_references, read_samples
 from steps._stage import Stage, StageError, main, stage
@@ -34,6 +34,7 @@ def body() -> None:
                 read_references("data/references.parquet"),
                 read_questions("data/questions.parquet"),
                 s.work,
+                make_judge(params.judge, s.params.runtime),
             )
         except (NothingToEvaluate, JudgeFailed, JudgeMismatch, PolicyError) as error:
             raise StageError(str(error)) from None

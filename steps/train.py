@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from balcap.files import write_json
-from balcap.judge import JudgeMismatch
+from balcap.judge import JudgeMismatch, make_judge
 from balcap.policy.folder import PolicyError
 from balcap.policy.store import save_policy
-from balcap.records_io import read_references, read_samples
+from balcap.records_io import read_questions, read_references, read_samples
+from balcap.rewards import needed
 from balcap.training.data import TrainingError
 from balcap.training.outputs import summary, write_curves, write_samples
 from balcap.training.run import Trained, train
@@ -31,8 +32,10 @@ def body() -> None:
                 Path("models/base"),
                 read_samples("data/images"),
                 read_references("data/references.parquet"),
+                read_questions("data/questions.parquet"),
                 s.work,
                 s.run,
+                make_judge(s.params.train.judge, s.params.runtime, needed(s.params.train.reward_weights)),
             )
         except (TrainingError, JudgeFailed, JudgeMismatch, PolicyError) as error:
             raise StageError(str(error)) from None

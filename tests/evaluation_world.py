@@ -6,15 +6,15 @@ import io
 
 from PIL import Image
 
-from balcap.evaluation.cases import Case, Picture
+from balcap.evaluation.cases import Case
 from balcap.evaluation.judging import judge_all
 from balcap.evaluation.run import Results, compare_cases, score_picture
 from balcap.hashing import image_id
 from balcap.judge import JUDGES
 from balcap.judge.guard import Guard
 from balcap.params.evaluate import Evaluate
-from balcap.params.judge import JudgeParams
-from balcap.records import Caption, Question, Reference, Sample
+from balcap.params.judge import RuleJudge
+from balcap.records import Caption, Picture, Question, Reference, Sample
 from balcap.scenes import draw_scene, noisy_caption, render, scene_questions, split_units, teacher_caption
 
 PARAMS = Evaluate(
@@ -23,7 +23,7 @@ PARAMS = Evaluate(
     batch_size=4,
     temperature=1.0,
     max_new_tokens=8,
-    judge=JudgeParams(name="oracle", revision="1", max_failure_rate=0.0),
+    judge=RuleJudge(name="oracle", revision="1", max_failure_rate=0.0),
     judge_deadline=60.0,
     allow_training_judge=True,
     bootstrap=200,

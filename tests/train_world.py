@@ -101,6 +101,9 @@ class CountingJudge:
             )
         return self.spoil(judged)
 
+    async def close(self) -> None:
+        return
+
 
 def sample(i: int, split: str) -> tuple[Sample, Reference]:
     """A picture of one colour in stripes, and what can be said of it."""

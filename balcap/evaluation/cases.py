@@ -8,20 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from balcap.records import Caption, Judgement, Question, Reference, Sample
+from balcap.records import Caption, Judgement, Picture
 
 MODELS = ("base", "policy")
 COLUMNS = ("precision", "recall", "linguistic", "qa_accuracy", "arena", "words", "length_ratio")
 """Scores of one caption, in the order of samples.parquet; the corpus adds ``b_capscore``."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A held-out picture with what is known of it."""
-
-    sample: Sample
-    reference: Reference
-    questions: tuple[Question, ...]
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ import asyncio
 import math
 from collections.abc import Sequence
 
-from balcap.evaluation.cases import Picture
 from balcap.judge.guard import GRACE, Background, Guard
 from balcap.progress import Progress
-from balcap.records import Caption, Judgement
+from balcap.records import Caption, Judgement, Picture
 
 AT_ONCE = 16
 """Pictures that are before the judge at the same time."""
@@ -26,7 +25,9 @@ def judge_all(
     longest = math.ceil(len(pictures) / AT_ONCE) * guard.deadline + GRACE
     with Background() as loop:
         try:
-            return loop.run(_judge(guard, pictures, captions, seed), longest)
+            judged = loop.run(_judge(guard, pictures, captions, seed), longest)
+            loop.run(guard.judge.close(), GRACE)
+            return judged
         except TimeoutError:
             raise JudgeFailed(
                 f"judge {guard.judge.name} blocks: {len(pictures)} pictures took more than {longest:.0f} s, although "

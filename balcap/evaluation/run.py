@@ -1,6 +1,6 @@
 """The evaluation as a whole: captions of base and policy, judged together, scored, compared.
 
-results = evaluate(params.evaluate, base, policy, samples, references, questions, work)
+results = evaluate(params.evaluate, base, policy, samples, references, questions, work, judge)
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from pathlib import Path
 
 from balcap.evaluation.arena import arena
 from balcap.evaluation.captions import caption_all
-from balcap.evaluation.cases import Case, Picture, Row, columns
+from balcap.evaluation.cases import Case, Row, columns
 from balcap.evaluation.judging import check_failures, judge_all
 from balcap.evaluation.length import length_scores
 from balcap.evaluation.qa import accuracy
 from balcap.evaluation.rewards import reward_scores
 from balcap.evaluation.stats import Score, compare
-from balcap.judge import make_judge
 from balcap.judge.guard import Guard
 from balcap.params.evaluate import Evaluate
-from balcap.records import Caption, Judgement, Question, Reference, Sample
+from balcap.records import Caption, Judge, Judgement, Picture, Question, Reference, Sample
 
 
 class NothingToEvaluate(ValueError):
@@ -48,13 +47,13 @@ def evaluate(
     references: Mapping[str, Reference],
     questions: Mapping[str, tuple[Question, ...]],
     work: Path,
+    judge: Judge,
 ) -> Results:
     """Compare two captioner folders on the first ``max_images`` held-out pictures that have a reference.
 
-    Raises :class:`NothingToEvaluate`, ``JudgeMismatch``, ``JudgeFailed``, ``PolicyError``; captions that are made stay
+    Raises :class:`NothingToEvaluate`, ``JudgeFailed``, ``PolicyError``; captions that are made stay
     in ``work``.
     """
-    judge = make_judge(params.judge)
     pictures = take_pictures(samples, references, questions, params.max_images)
     stored = [picture.sample for picture in pictures]
     made = [caption_all(params, name, path, stored, work) for name, path in (("base", base), ("policy", policy))]

@@ -1,31 +1,41 @@
 """Judges: one file each, a class that fulfils ``balcap.records.Judge``.
 
-    judge = make_judge(params.train.judge)
+    judge = make_judge(params.train.judge, params.runtime, parts)
 
-A new judge is a file here, a line in ``JUDGES`` and a name in ``balcap.params.judge``.
+A new judge is a file here, a line in ``JUDGES`` and a model in ``balcap.params.judge``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from balcap.judge.lexical import Lexical
 from balcap.judge.oracle import Oracle
-from balcap.params.judge import JudgeParams
-from balcap.records import Judge
+from balcap.params.judge import LlmJudge, RuleJudge
+from balcap.params.runtime import Runtime
+from balcap.records import PARTS, Judge
 
 __all__ = ["JUDGES", "JudgeMismatch", "make_judge"]
 
 JUDGES: dict[str, Callable[[], Judge]] = {"oracle": Oracle, "lexical": Lexical}
+"""Judges by rule: they need no settings."""
 
 
 class JudgeMismatch(ValueError):
-    """The parameters pin another revision than the code has."""
+    """The parameters pin another revision or prompt than the code has."""
 
 
-def make_judge(params: JudgeParams) -> Judge:
-    """The judge that the parameters name; raises :class:`JudgeMismatch` unless its revision is the pinned one."""
-    judge = JUDGES[params.name]()
+def make_judge(params: RuleJudge | LlmJudge, runtime: Runtime, parts: Collection[str] = PARTS) -> Judge:
+    """The judge that the parameters name; a language model is asked for ``parts`` of a judgement only.
+
+    Raises :class:`JudgeMismatch` unless revision and prompts are the pinned ones.
+    """
+    if params.name == "llm":
+        from balcap.judge.llm import make_llm_judge  # its client is needed by nobody else
+
+        judge: Judge = make_llm_judge(params, runtime, parts)
+    else:
+        judge = JUDGES[params.name]()
     if judge.revision != params.revision:
         raise JudgeMismatch(
             f"judge.revision = {params.revision!r}: judge {params.name} is at revision {judge.revision!r}; its scores "

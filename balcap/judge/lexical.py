@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from balcap.judge.base import Counting
 from balcap.judge.words import CLASSES, META, MODIFIERS, clauses, content_words, nouns, sentences, statements
 from balcap.records import Assertion, Caption, Judgement, Question, Reference, Sample
 
@@ -47,15 +48,12 @@ RUN_ON_COST = 1
 Words = frozenset[str]
 
 
-class Lexical:
+class Lexical(Counting):
     """The judge's seam (``balcap.records.Judge``); fills assertions, covered and clarity."""
 
     name = "lexical"
     revision = "1"
     fills = frozenset({"assertions", "covered", "clarity"})
-
-    def __init__(self) -> None:
-        self.failures: dict[str, int] = {}
 
     async def judge_group(
         self,
@@ -75,7 +73,7 @@ class Lexical:
     def judge(self, text: str, units: tuple[str, ...]) -> Judgement:
         """Judge one caption; without units only clarity is known, and the reason is counted."""
         if not units:
-            self.failures["no_units"] = self.failures.get("no_units", 0) + 1
+            self.failed("no units")
             return Judgement(clarity=clarity(text))
         made = tuple(Assertion(part, verified(part, units), pointable(part, units)) for part in statements(text))
         return Judgement(assertions=made, covered=covered(text, units), clarity=clarity(text))

@@ -13,19 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+from balcap.judge.base import Counting
 from balcap.records import Assertion, Caption, Judgement, Question, Reference, Sample
 from balcap.scenes import Atom, Scene, answer, covered, marks, parse, pointable, say, verified
 
 
-class Oracle:
+class Oracle(Counting):
     """Judges by rule and fills every part; the seed decides between contradicting answers and nothing else."""
 
     name = "oracle"
     revision = "1"
     fills = frozenset({"assertions", "covered", "clarity", "fluency", "coherency", "answers"})
-
-    def __init__(self) -> None:
-        self.failures: dict[str, int] = {}
 
     async def judge_group(
         self,
@@ -39,7 +37,7 @@ class Oracle:
         try:
             scene = Scene.from_json(sample.meta["scene"])
         except (KeyError, ValueError):
-            self._failed("no scene", len(captions))
+            self.failed("no scene", len(captions))
             return [Judgement() for _ in captions]
         assess = cache(lambda atom: Assertion(say(atom), verified(atom, scene), pointable(atom)))
         texts = dict.fromkeys(caption.text for caption in captions)
@@ -69,8 +67,5 @@ class Oracle:
         try:
             return tuple((answer(q.question, q.options, text, seed),) for q in questions)
         except ValueError:
-            self._failed("not a question about a scene", 1)
+            self.failed("not a question about a scene", 1)
             return None
-
-    def _failed(self, reason: str, n: int) -> None:
-        self.failures[reason] = self.failures.get(reason, 0) + n

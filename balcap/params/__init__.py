@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from balcap.params.base import Strict
 from balcap.params.collect import CollectQuestions, CollectReferences
 from balcap.params.evaluate import Evaluate
+from balcap.params.judge import LlmJudge, RuleJudge
 from balcap.params.prepare import Prepare
 from balcap.params.register import Register
 from balcap.params.runtime import Runtime
@@ -50,15 +51,22 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _judges_differ(self) -> Params:
-        same = (self.train.judge.name, self.train.judge.revision) == (
-            self.evaluate.judge.name,
-            self.evaluate.judge.revision,
-        )
+        same = _identity(self.train.judge) == _identity(self.evaluate.judge)
         if same and not self.evaluate.allow_training_judge:
             raise ValueError(
                 f"evaluate.judge is the training judge ({self.train.judge.name}); name another, "
                 "or set evaluate.allow_training_judge: true to accept that it grades its own pupil"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _models_are_served(self) -> Params:
+        for key, judge in (("train.judge", self.train.judge), ("evaluate.judge", self.evaluate.judge)):
+            if judge.name == "llm" and judge.model not in self.runtime.serving:
+                known = ", ".join(self.runtime.serving) or "nothing"
+                raise ValueError(
+                    f"{key}.model = {judge.model}: runtime.serving does not say where it is; it has {known}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -77,6 +85,11 @@ class Params(Strict):
                 f"{self.prepare.source.name}; use writer file and judge lexical, or prepare.source.name scenes"
             )
         return self
+
+
+def _identity(judge: RuleJudge | LlmJudge) -> tuple[str, str, str]:
+    """What makes two judges one: rule and revision, or the model; other prompts make no other judge of it."""
+    return (judge.name, judge.model, judge.model_revision) if judge.name == "llm" else (judge.name, judge.revision, "")
 
 
 def read_params(path: Path | str = "params.yaml") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pydantic import (
 from balcap.params.base import Betas, Strict
 from balcap.params.judge import JudgeParams
 
-RewardName = Literal["precision", "recall", "linguistic"]
+RewardName = Literal["precision", "recall", "linguistic", "utility"]
 
 
 class LengthMask(Strict):

@@ -1,6 +1,6 @@
-"""Judgements into rewards: pure arithmetic, one file per reward (``precision``, ``recall``, ``linguistic``).
+"""Judgements into rewards: pure arithmetic, one file per reward.
 
-    rewards, masked = score(judgements, captions, reference, weights, judge.fills, params.length_mask)
+    rewards, masked = score(judgements, captions, reference, questions, weights, judge.fills, params.length_mask)
 
 0.0 is "known, and worst"; NaN is "unknown"; they are never exchanged. A new reward is one file, a line in
 ``REWARDS`` and a name in ``balcap.params.train``.
@@ -15,18 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balcap.params.train import LengthMask
-from balcap.records import MARKS, Caption, Judgement, Reference
+from balcap.records import MARKS, Caption, Judgement, Question, Reference
 from balcap.rewards import length
 from balcap.rewards.base import Reward
 from balcap.rewards.linguistic import linguistic, over
 from balcap.rewards.precision import precision
 from balcap.rewards.recall import recall
+from balcap.rewards.utility import utility
 
-__all__ = ["REWARDS", "Reward", "bind", "names", "score"]
+__all__ = ["REWARDS", "Reward", "bind", "names", "needed", "score"]
 
 Name = TypeVar("Name", bound=str)
 
-REWARDS: dict[str, Reward] = {"precision": precision, "recall": recall, "linguistic": linguistic}
+REWARDS: dict[str, Reward] = {"precision": precision, "recall": recall, "linguistic": linguistic, "utility": utility}
 
 
 def bind(fills: Iterable[str]) -> dict[str, Reward]:
@@ -43,10 +44,16 @@ def names(weights: Mapping[Name, float]) -> tuple[str, ...]:
     return tuple(name for name in REWARDS if name in weights)
 
 
+def needed(weights: Mapping[Name, float]) -> frozenset[str]:
+    """The parts of a judgement that the rewards which are on read."""
+    return frozenset().union(*(REWARDS[name].needs for name in names(weights)))
+
+
 def score(
     judgements: Sequence[Judgement],
     captions: Sequence[Caption],
     reference: Reference,
+    questions: tuple[Question, ...],
     weights: Mapping[Name, float],
     fills: Iterable[str],
     mask: LengthMask,
@@ -59,6 +66,6 @@ def score(
     rewards = np.empty((len(captions), len(names(weights))))
     for n, (judgement, caption) in enumerate(zip(judgements, captions, strict=True)):
         for k, name in enumerate(names(weights)):
-            value = table[name](judgement, caption, reference)
+            value = table[name](judgement, caption, reference, questions)
             rewards[n, k] = length.apply(value, caption, reference, mask) if name == "linguistic" else value
     return rewards, np.array([length.masked(caption, reference, mask) for caption in captions], dtype=bool)

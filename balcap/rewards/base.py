@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar, cast
 
-from balcap.records import Caption, Judgement, Reference
+from balcap.records import Caption, Judgement, Question, Reference
 
 UNKNOWN = float("nan")
 
@@ -15,7 +15,9 @@ class Reward(Protocol):
 
     needs: frozenset[str]
 
-    def __call__(self, judgement: Judgement, caption: Caption, reference: Reference) -> float: ...
+    def __call__(
+        self, judgement: Judgement, caption: Caption, reference: Reference, questions: tuple[Question, ...] = ()
+    ) -> float: ...
 
 
 F = TypeVar("F", bound=Callable[..., float])

@@ -7,7 +7,7 @@ The length mask (``length.py``) acts on it before any normalisation.
 
 from __future__ import annotations
 
-from balcap.records import MARKS, Caption, Judgement, Reference
+from balcap.records import MARKS, Caption, Judgement, Question, Reference
 from balcap.rewards.base import UNKNOWN, Reward, needing, worthless
 
 
@@ -15,7 +15,9 @@ def over(marks: tuple[str, ...]) -> Reward:
     """The reward over those marks that a judge declares it can fill; NaN while one of them, or every, is missing."""
 
     @needing(*marks)
-    def linguistic(judgement: Judgement, caption: Caption, reference: Reference) -> float:
+    def linguistic(
+        judgement: Judgement, caption: Caption, reference: Reference, questions: tuple[Question, ...] = ()
+    ) -> float:
         if worthless(caption):
             return 0.0
         given = [getattr(judgement, name) for name in marks]

@@ -7,12 +7,14 @@ Assertions that fail a test stay in the denominator; a caption that asserts noth
 
 from __future__ import annotations
 
-from balcap.records import Caption, Judgement, Reference
+from balcap.records import Caption, Judgement, Question, Reference
 from balcap.rewards.base import UNKNOWN, needing, worthless
 
 
 @needing("assertions")
-def precision(judgement: Judgement, caption: Caption, reference: Reference) -> float:
+def precision(
+    judgement: Judgement, caption: Caption, reference: Reference, questions: tuple[Question, ...] = ()
+) -> float:
     """In [0, 1]; NaN while the assertions are unknown."""
     if worthless(caption):
         return 0.0

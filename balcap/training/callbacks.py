@@ -21,7 +21,7 @@ from balcap.images import decode
 from balcap.params.train import Train
 from balcap.policy.generate import generate_captions
 from balcap.progress import Progress
-from balcap.records import Reference, Sample
+from balcap.records import Picture
 from balcap.training.judging import Group, Judging, Scored
 from balcap.training.metrics import TIMES
 from balcap.training.trainer import CaptionTrainer
@@ -73,7 +73,7 @@ class Reporter(TrainerCallback):
         self,
         params: Train,
         judging: Judging,
-        shown: Sequence[tuple[Sample, Reference]],
+        shown: Sequence[Picture],
         history: History,
         run: Tracker,
     ) -> None:
@@ -124,18 +124,18 @@ class Reporter(TrainerCallback):
         policy.model.eval()
         captions = generate_captions(
             policy,
-            [decode(sample.image) for sample, _ in self.shown],
+            [decode(picture.sample.image) for picture in self.shown],
             temperature=params.sampling.temperature,
             max_new_tokens=params.sampling.max_new_tokens,
             seed=params.seed,
             batch_size=params.micro_batch_size,
         )
         policy.model.train()
-        groups = [Group(*pair, [caption]) for pair, caption in zip(self.shown, captions, strict=True)]
-        self.judging.dispatch(groups, seed=step)
+        groups = [Group(picture, [caption]) for picture, caption in zip(self.shown, captions, strict=True)]
+        self.judging.dispatch(groups)
         rows = [self._row(step, group, scored) for group, scored in zip(groups, self.judging.collect(), strict=True)]
         self.history.samples += rows
-        pictures = [group.sample.image for group in groups]
+        pictures = [group.picture.sample.image for group in groups]
         self.run.table("samples", pd.DataFrame(rows).assign(picture=pictures), images=["picture"])
 
     def _row(self, step: int, group: Group, scored: Scored) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Reporter(TrainerCallback):
         values = [None if math.isnan(value) else value for value in scored.rewards[0].tolist()]
         return {
             "step": step,
-            "image_id": group.sample.image_id,
+            "image_id": group.picture.sample.image_id,
             "caption": group.captions[0].text,
             "truncated": group.captions[0].truncated,
             "verdict": json.dumps(asdict(scored.judgements[0]), sort_keys=True, ensure_ascii=False),

@@ -15,7 +15,7 @@ from datasets import Dataset
 from PIL import Image
 
 from balcap.images import decode
-from balcap.records import Reference, Sample
+from balcap.records import Picture, Question, Reference, Sample
 
 
 class TrainingError(ValueError):
@@ -23,10 +23,15 @@ class TrainingError(ValueError):
 
 
 def with_reference(
-    samples: Sequence[Sample], references: Mapping[str, Reference], least: int, use: str
-) -> list[Sample]:
-    """Samples that have a reference, by ``image_id``; raises :class:`TrainingError` below ``least``."""
-    usable = sorted((s for s in samples if s.image_id in references), key=lambda s: s.image_id)
+    samples: Sequence[Sample],
+    references: Mapping[str, Reference],
+    questions: Mapping[str, tuple[Question, ...]],
+    least: int,
+    use: str,
+) -> list[Picture]:
+    """Pictures that have a reference, by ``image_id``; raises :class:`TrainingError` below ``least``."""
+    found = sorted((s for s in samples if s.image_id in references), key=lambda s: s.image_id)
+    usable = [Picture(s, references[s.image_id], questions.get(s.image_id, ())) for s in found]
     if len(usable) < least:
         raise TrainingError(
             f"data/images: {len(usable)} of {len(samples)} {use} pictures have a reference in data/references.parquet, "

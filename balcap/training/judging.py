@@ -1,6 +1,6 @@
 """Judging in the background: one event loop in one thread, dispatched as soon as captions exist, with a deadline.
 
-    judging.dispatch(groups, seed)      # returns at once
+    judging.dispatch(groups)            # returns at once
     ...                                 # the rest of the step goes on meanwhile
     scored = judging.collect()          # waits for what is left
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from balcap import rewards
 from balcap.judge import guard
 from balcap.judge.guard import Background, Guard, take
 from balcap.params.train import Train
-from balcap.records import Caption, Judge, Judgement, Reference, Sample
+from balcap.records import Caption, Judge, Judgement, Picture
 from balcap.rewards import length
 from balcap.rewards.base import worthless
 
@@ -32,8 +33,7 @@ from balcap.rewards.base import worthless
 class Group:
     """One picture and the captions sampled for it."""
 
-    sample: Sample
-    reference: Reference
+    picture: Picture
     captions: list[Caption]
 
 
@@ -69,11 +69,11 @@ class Judging:
         self._future: Future[list[list[Judgement]]] | None = None
         self._give_up = 0.0
 
-    def dispatch(self, groups: list[Group], seed: int) -> None:
-        """Start to judge ``groups``; ``seed`` is handed to the judge."""
+    def dispatch(self, groups: list[Group]) -> None:
+        """Start to judge ``groups``. The judge's seed is the run's, so that equal captions are asked alike."""
         self._groups = groups
         self._give_up = time.monotonic() + self.params.judge_deadline + guard.GRACE
-        self._future = self._background.submit(self._judge_all(groups, seed))
+        self._future = self._background.submit(self._judge_all(groups))
 
     def collect(self) -> list[Scored]:
         """The dispatched groups, in order, each scored; waits until the deadline at most."""
@@ -89,22 +89,29 @@ class Judging:
 
     def close(self) -> None:
         """Stop judging; what still runs is abandoned."""
+        with suppress(TimeoutError):
+            self._background.run(self.judge.close(), guard.GRACE)
         self._background.close()
 
-    async def _judge_all(self, groups: list[Group], seed: int) -> list[list[Judgement]]:
+    async def _judge_all(self, groups: list[Group]) -> list[list[Judgement]]:
         start = time.monotonic()
-        tasks = [self.guard.judge_group(group.sample, group.reference, group.captions, seed=seed) for group in groups]
-        judged = list(await asyncio.gather(*tasks))
+        judged = list(await asyncio.gather(*map(self._judge_one, groups)))
         self.seconds = time.monotonic() - start
         return judged
 
+    async def _judge_one(self, group: Group) -> list[Judgement]:
+        known, seed = group.picture, self.params.seed
+        return await self.guard.judge_group(known.sample, known.reference, group.captions, known.questions, seed)
+
     def _score(self, group: Group, judgements: list[Judgement]) -> Scored:
-        params, captions, reference = self.params, group.captions, group.reference
+        params, captions = self.params, group.captions
+        reference, questions = group.picture.reference, group.picture.questions
         matrix, masked = rewards.score(
-            judgements, captions, reference, params.reward_weights, self.judge.fills, params.length_mask
+            judgements, captions, reference, questions, params.reward_weights, self.judge.fills, params.length_mask
         )
-        owed = [0 if worthless(caption) else len(self.parts) for caption in captions]
-        missing = [sum(getattr(judgement, part) is None for part in self.parts) for judgement in judgements]
+        parts = [part for part in self.parts if part != "answers" or questions]
+        owed = [0 if worthless(caption) else len(parts) for caption in captions]
+        missing = [sum(getattr(judgement, part) is None for part in parts) for judgement in judgements]
         return Scored(
             judgements,
             matrix,

@@ -1,6 +1,6 @@
 """The entry of reinforcement learning: data, judge, captioner and TRL's trainer, resumed where an earlier run ended.
 
-    result = train(params.train, Path("models/base"), samples, references, work, run)
+    result = train(params.train, Path("models/base"), samples, references, questions, work, run, judge)
     save_policy(result.policy, Path("models/policy"))
 
 Equal parameters, data and threads give equal weights, on one machine; a run that was killed goes on from its last
@@ -16,11 +16,10 @@ from pathlib import Path
 
 import torch
 
-from balcap.judge import make_judge
 from balcap.params.train import Train
 from balcap.policy.generate import chat_prompt, forbidden_tokens
 from balcap.policy.store import Policy, load_policy, quiet
-from balcap.records import Judge, Reference, Sample
+from balcap.records import Judge, Picture, Question, Reference, Sample
 from balcap.rewards import bind
 from balcap.training.callbacks import History, Reporter, Tracker
 from balcap.training.config import grpo_config
@@ -43,31 +42,31 @@ def train(
     base: Path,
     samples: Iterable[Sample],
     references: Mapping[str, Reference],
+    questions: Mapping[str, tuple[Question, ...]],
     work: Path,
     run: Tracker,
-    judge: Judge | None = None,
+    judge: Judge,
 ) -> Trained:
     """Train the captioner of folder ``base`` on the ``train`` pictures; shows the ``eval`` ones as it goes.
 
-    ``work`` holds the checkpoints. ``judge`` defaults to the one that the parameters name. Raises
-    :class:`TrainingError`, ``JudgeMismatch``, ``JudgeFailed`` or ``PolicyError``.
+    ``work`` holds the checkpoints; ``judge`` is closed at the end. Raises :class:`TrainingError`, ``JudgeFailed`` or
+    ``PolicyError``.
     """
-    judge = judge or make_judge(params.judge)
     _check_judge_serves(params, judge)
     everything = list(samples)
-    pictures = with_reference([s for s in everything if s.split == "train"], references, 1, "training")
-    held_out = with_reference([s for s in everything if s.split != "train"], references, 1, "held-out")
+    pictures = with_reference([s for s in everything if s.split == "train"], references, questions, 1, "training")
+    held_out = with_reference([s for s in everything if s.split != "train"], references, questions, 1, "held-out")
     policy = load_policy(base)
     freeze(policy.model, params.frozen)
     done = checkpoints(work)
     history = History.read(done[-1]) if done else History()
     judging = Judging(judge, params)
-    shown = [(s, references[s.image_id]) for s in held_out[-params.sample_images :]]
+    shown = held_out[-params.sample_images :]
     reporter = Reporter(params, judging, shown, history, run)
     try:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # TRL's use of names that transformers is about to drop
-            trainer = make_trainer(params, policy, pictures, references, judging, reporter, work)
+            trainer = make_trainer(params, policy, pictures, judging, reporter, work)
             trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     finally:
         judging.close()
@@ -78,8 +77,7 @@ def train(
 def make_trainer(
     params: Train,
     policy: Policy,
-    pictures: list[Sample],
-    references: Mapping[str, Reference],
+    pictures: list[Picture],
     judging: Judging,
     reporter: Reporter,
     work: Path,
@@ -90,9 +88,8 @@ def make_trainer(
         policy,
         params,
         grpo_config(params, work, forbidden_tokens(policy)),
-        dataset(pictures, chat_prompt(policy), per_step, params.steps, params.seed),
-        {s.image_id: s for s in pictures},
-        references,
+        dataset([picture.sample for picture in pictures], chat_prompt(policy), per_step, params.steps, params.seed),
+        {picture.sample.image_id: picture for picture in pictures},
         judging,
         [reporter],
     )

@@ -34,7 +34,7 @@ from balcap.files import remove
 from balcap.params.train import Train
 from balcap.policy.generate import to_caption
 from balcap.policy.store import Policy, load_policy, save_policy
-from balcap.records import Reference, Sample
+from balcap.records import Picture
 from balcap.training.clock import Clock
 from balcap.training.judging import Group, Judging, Scored
 from balcap.training.metrics import batch_metrics
@@ -56,13 +56,12 @@ class CaptionTrainer(GRPOTrainer):
         params: Train,
         args: GRPOConfig,
         train_dataset: Dataset,
-        samples: Mapping[str, Sample],
-        references: Mapping[str, Reference],
+        pictures: Mapping[str, Picture],
         judging: Judging,
         callbacks: list[TrainerCallback],
     ) -> None:
         self.policy, self.params, self.judging = policy, params, judging
-        self.samples, self.references = samples, references
+        self.pictures = pictures
         self.rule = make_rule(params.advantage)
         self.clock = Clock()
         self.measured: dict[str, float] = {}
@@ -103,7 +102,7 @@ class CaptionTrainer(GRPOTrainer):
     def _generate(self, prompts: list[Any]) -> Any:
         with self.clock("generate"):
             output = super()._generate(prompts)
-        self.judging.dispatch(self._groups(output[1]), seed=self.state.global_step)
+        self.judging.dispatch(self._groups(output[1]))
         return output
 
     def _groups(self, completions: list[list[int]]) -> list[Group]:
@@ -111,10 +110,7 @@ class CaptionTrainer(GRPOTrainer):
         size = self.params.group_size
         captions = [to_caption(self.policy, ids) for ids in completions]
         ids = [row["image_id"] for row in self._rows[::size]]
-        return [
-            Group(self.samples[image_id], self.references[image_id], captions[i * size : (i + 1) * size])
-            for i, image_id in enumerate(ids)
-        ]
+        return [Group(self.pictures[image_id], captions[i * size : (i + 1) * size]) for i, image_id in enumerate(ids)]
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         with self.clock("judge_exposed"):

@@ -107,7 +107,7 @@ def test_an_empty_caption_is_known_to_say_nothing() -> None:
 def test_without_units_truth_is_unknown_and_counted() -> None:
     lexi = Lexical()
     assert lexi.judge(GOOD, ()) == Judgement(clarity=5)
-    assert lexi.failures == {"no_units": 1}
+    assert lexi.failures == {"no units": 1}
 
 
 def test_the_seam() -> None:

@@ -11,7 +11,8 @@ import pytest
 from balcap.collect.scenes import write_questions, write_reference
 from balcap.judge import JUDGES, JudgeMismatch, make_judge
 from balcap.judge.oracle import Oracle
-from balcap.params.judge import JudgeParams
+from balcap.params.judge import RuleJudge
+from balcap.params.runtime import Runtime
 from balcap.records import Caption, Judge, Judgement, Question, Sample
 from balcap.scenes import draw_scene, noisy_caption, parse
 
@@ -20,6 +21,9 @@ SAMPLES = [
     for i in range(120)
 ]
 REFERENCES = [write_reference(sample, 11) for sample in SAMPLES]
+
+
+RUNTIME = Runtime(threads=1, workers=1, tracking_uri=None, serving={})
 
 
 def judge(i: int, *texts: str, questions: tuple[Question, ...] = (), oracle: Oracle | None = None) -> list[Judgement]:
@@ -37,14 +41,14 @@ def linguistic(judgement: Judgement) -> float:
 
 
 def test_it_fulfils_the_seam_and_is_pinned_by_revision() -> None:
-    oracle = make_judge(JudgeParams(name="oracle", revision=Oracle.revision, max_failure_rate=0.0))
+    oracle = make_judge(RuleJudge(name="oracle", revision=Oracle.revision, max_failure_rate=0.0), RUNTIME)
     assert isinstance(oracle, Oracle) and isinstance(oracle, Judge)
     with pytest.raises(JudgeMismatch, match="revision"):
-        make_judge(JudgeParams(name="oracle", revision="0", max_failure_rate=0.0))
+        make_judge(RuleJudge(name="oracle", revision="0", max_failure_rate=0.0), RUNTIME)
 
 
 def test_every_judge_that_parameters_allow_exists() -> None:
-    allowed = JudgeParams.model_fields["name"].annotation.__args__  # type: ignore[union-attr]
+    allowed = RuleJudge.model_fields["name"].annotation.__args__  # type: ignore[union-attr]
     assert set(JUDGES) == set(allowed)
     assert all(make().name == name for name, make in JUDGES.items())
 

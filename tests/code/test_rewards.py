@@ -26,6 +26,7 @@ FULL = Judgement(
     fluency=4,
     coherency=3,
 )
+THREE = ("precision", "recall", "linguistic")
 OPEN = LengthMask(name="none", tau_low=0.5, tau_high=2.0)
 
 
@@ -84,7 +85,7 @@ def test_a_judge_without_marks_leaves_linguistic_unknown() -> None:
 
 def test_score_has_a_column_per_named_reward_in_a_fixed_order() -> None:
     weights = {"recall": 2.0, "precision": 0.0}
-    rewards, masked = score([FULL, Judgement()], [TEXT, TEXT], REFERENCE, weights, MARKS, OPEN)
+    rewards, masked = score([FULL, Judgement()], [TEXT, TEXT], REFERENCE, (), weights, MARKS, OPEN)
     assert names(weights) == ("precision", "recall")
     assert rewards.dtype == np.float64 and rewards.shape == (2, 2)
     assert rewards[0].tolist() == [pytest.approx(2 / 3), pytest.approx(2 / 3)]  # weights are not applied
@@ -96,7 +97,7 @@ def test_the_mask_acts_on_the_linguistic_column_only() -> None:
     lcrm = LengthMask(name="lcrm", tau_low=0.5, tau_high=2.0)
     long = Caption("word " * 17)
     rewards, masked = score(
-        [FULL, Judgement()], [long, long], REFERENCE, dict.fromkeys(REWARDS, 1.0), {"clarity"}, lcrm
+        [FULL, Judgement()], [long, long], REFERENCE, (), dict.fromkeys(THREE, 1.0), {"clarity"}, lcrm
     )
     assert masked.all()
     assert rewards[0].tolist() == [pytest.approx(2 / 3), pytest.approx(2 / 3), 0.0]

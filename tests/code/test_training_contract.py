@@ -17,6 +17,7 @@ from trl import GRPOTrainer
 
 from balcap.policy.generate import chat_prompt, forbidden_tokens
 from balcap.policy.store import load_policy
+from balcap.records import Picture
 from balcap.training.config import grpo_config
 from balcap.training.data import dataset
 from balcap.training.judging import Judging
@@ -39,8 +40,7 @@ def trainer(base: Path, tmp_path: Path) -> Iterator[CaptionTrainer]:
         params,
         grpo_config(params, tmp_path, forbidden_tokens(policy)),
         dataset(samples, chat_prompt(policy), 4, params.steps, 0),
-        {s.image_id: s for s in samples},
-        references,
+        {s.image_id: Picture(s, references[s.image_id]) for s in samples},
         judging,
         [],
     )
@@ -80,7 +80,7 @@ def test_nothing_else_is_overridden() -> None:
 
 def test_our_own_names_hide_none_of_theirs(trainer: CaptionTrainer) -> None:
     source = inspect.getsource(GRPOTrainer) + inspect.getsource(Trainer)
-    own = ["policy", "params", "judging", "samples", "references", "rule", "clock", "measured", "extra_state"]
+    own = ["policy", "params", "judging", "pictures", "rule", "clock", "measured", "extra_state"]
     own += ["_rows", "_scored", "_run_dir", "_column", "_groups", "_advantages", "_check_judge", "_checkpoint"]
     assert all(hasattr(trainer, name) for name in own)
     assert not [name for name in own if re.search(rf"self\.{name}\b", source)]

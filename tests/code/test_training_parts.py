@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balcap.judge import guard
-from balcap.records import Caption, Judgement
+from balcap.records import Caption, Judgement, Picture
 from balcap.training.clock import Clock
 from balcap.training.config import grpo_config, steps_per_generation
 from balcap.training.data import TrainingError, dataset, picture_order, with_reference
@@ -29,7 +29,7 @@ CAPTIONS = [Caption("A red stripe is here."), Caption("Down"), Caption("", trunc
 
 def groups(n: int = 2) -> list[Group]:
     samples, references = world.data()
-    return [Group(s, references[s.image_id], list(CAPTIONS)) for s in samples[:n]]
+    return [Group(Picture(s, references[s.image_id]), list(CAPTIONS)) for s in samples[:n]]
 
 
 def test_clock_phases_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,16 +71,16 @@ def test_rows_carry_prompt_picture_and_identity() -> None:
 def test_pictures_without_reference_are_left_out_and_none_at_all_is_an_error() -> None:
     samples, references = world.data()
     del references[samples[0].image_id]
-    left = with_reference(samples, references, 1, "training")
-    assert len(left) == len(samples) - 1 and [s.image_id for s in left] == sorted(s.image_id for s in left)
+    left = with_reference(samples, references, {}, 1, "training")
+    assert len(left) == len(samples) - 1 and (ids := [p.sample.image_id for p in left]) == sorted(ids)
     with pytest.raises(TrainingError, match="0 of 9 training pictures have a reference"):
-        with_reference(samples, {}, 1, "training")
+        with_reference(samples, {}, {}, 1, "training")
 
 
 def test_one_judgement_per_caption_serves_all_rewards() -> None:
     judge = world.CountingJudge()
     judging = Judging(judge, world.settings())
-    judging.dispatch(groups(3), seed=0)
+    judging.dispatch(groups(3))
     scored = judging.collect()
     judging.close()
     assert [n for _, n in judge.groups] == [4, 4, 4]
@@ -120,7 +120,7 @@ class Stubborn(world.CountingJudge):
 )
 def test_a_failing_judge_leaves_its_group_unknown_and_others_alone(how: str, reason: str) -> None:
     judging = Judging(Stubborn(how), world.settings(judge_deadline=2.0))
-    judging.dispatch(groups(3), seed=0)
+    judging.dispatch(groups(3))
     scored = judging.collect()
     judging.close()
     assert np.isfinite(scored[0].rewards).all() and np.isfinite(scored[2].rewards).all()
@@ -136,7 +136,7 @@ def test_a_judge_that_blocks_the_loop_does_not_hang_the_step(monkeypatch: pytest
     monkeypatch.setattr(guard, "GRACE", 0.2)
     judging = Judging(Stubborn("blocks"), world.settings(judge_deadline=0.2))
     start = time.monotonic()
-    judging.dispatch(groups(3), seed=0)
+    judging.dispatch(groups(3))
     scored = judging.collect()
     assert time.monotonic() - start < 3
     assert all(np.isnan(s.rewards[0]).all() for s in scored) and judging.guard.why() == "blocked: 3"

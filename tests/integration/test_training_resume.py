@@ -34,7 +34,7 @@ from balcap.policy.store import save_policy
 from balcap.training.run import train
 samples, references = world.data()
 work = Path(sys.argv[1])
-result = train(world.settings(steps=8), work / "base", samples, references, work / "work",
+result = train(world.settings(steps=8), work / "base", samples, references, {}, work / "work",
                world.Tracked(), world.CountingJudge())
 save_policy(result.policy, work / "policy")
 """
@@ -48,7 +48,7 @@ def base(tmp_path: Path) -> Path:
 def run(base: Path, work: Path, by: world.CountingJudge | None = None, **changes: Any) -> Trained:
     samples, references = world.data()
     return train(
-        world.settings(**changes), base, samples, references, work, world.Tracked(), by or world.CountingJudge()
+        world.settings(**changes), base, samples, references, {}, work, world.Tracked(), by or world.CountingJudge()
     )
 
 
