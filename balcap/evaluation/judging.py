@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from balcap.judge.guard import GRACE, Background, Guard
 from balcap.progress import Progress
 from balcap.records import Caption, Judgement, Picture
+from balcap.rewards.base import worthless
 
 AT_ONCE = 16
 """Pictures that are before the judge at the same time."""
@@ -50,21 +51,36 @@ async def _judge(
     return list(await asyncio.gather(*(one(p, group) for p, group in zip(pictures, captions, strict=True))))
 
 
-def failure_rate(fills: frozenset[str], pictures: Sequence[Picture], judged: Sequence[list[Judgement]]) -> float:
-    """Share of the parts that the judge fills and left unknown; answers count only where there are questions."""
+def failure_rate(
+    fills: frozenset[str],
+    pictures: Sequence[Picture],
+    captions: Sequence[list[Caption]],
+    judged: Sequence[list[Judgement]],
+) -> float:
+    """Share of the parts that the judge owed and left unknown.
+
+    Answers are owed only where there are questions, and of a caption that earns nothing anyhow they alone are.
+    """
     unknown = asked = 0
-    for picture, group in zip(pictures, judged, strict=True):
-        parts = fills if picture.questions else fills - {"answers"}
-        asked += len(parts) * len(group)
-        unknown += sum(getattr(judgement, part) is None for judgement in group for part in parts)
+    for picture, group, said in zip(pictures, captions, judged, strict=True):
+        for caption, judgement in zip(group, said, strict=True):
+            parts = (fills & {"answers"} if worthless(caption) else fills) - (
+                set() if picture.questions else {"answers"}
+            )
+            asked += len(parts)
+            unknown += sum(getattr(judgement, part) is None for part in parts)
     return unknown / asked if asked else 0.0
 
 
 def check_failures(
-    guard: Guard, pictures: Sequence[Picture], judged: Sequence[list[Judgement]], allowed: float
+    guard: Guard,
+    pictures: Sequence[Picture],
+    captions: Sequence[list[Caption]],
+    judged: Sequence[list[Judgement]],
+    allowed: float,
 ) -> float:
     """The failure rate; raises :class:`JudgeFailed` above ``allowed``, with the reasons and their counts."""
-    rate = failure_rate(guard.judge.fills, pictures, judged)
+    rate = failure_rate(guard.judge.fills, pictures, captions, judged)
     if rate > allowed:
         raise JudgeFailed(
             f"judge {guard.judge.name} left {rate:.1%} of its verdicts unknown ({guard.why()}); "

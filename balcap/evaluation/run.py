@@ -60,7 +60,7 @@ def evaluate(
     groups = [list(group) for group in zip(*made, strict=True)]
     guard = Guard(judge, params.judge_deadline)
     judged = judge_all(guard, pictures, groups, params.seed)
-    rate = check_failures(guard, pictures, judged, params.judge.max_failure_rate)
+    rate = check_failures(guard, pictures, groups, judged, params.judge.max_failure_rate)
     cases = tuple(
         score_picture(picture, group, verdicts, judge.fills, params.seed)
         for picture, group, verdicts in zip(pictures, groups, judged, strict=True)

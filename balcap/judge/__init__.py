@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from balcap.judge.base import JudgeMismatch
 from balcap.judge.lexical import Lexical
 from balcap.judge.oracle import Oracle
 from balcap.params.judge import LlmJudge, RuleJudge
@@ -19,10 +20,6 @@ __all__ = ["JUDGES", "JudgeMismatch", "make_judge"]
 
 JUDGES: dict[str, Callable[[], Judge]] = {"oracle": Oracle, "lexical": Lexical}
 """Judges by rule: they need no settings."""
-
-
-class JudgeMismatch(ValueError):
-    """The parameters pin another revision or prompt than the code has."""
 
 
 def make_judge(params: RuleJudge | LlmJudge, runtime: Runtime, parts: Collection[str] = PARTS) -> Judge:

@@ -1,6 +1,10 @@
-"""What judges share: the count of what they could not say, by reason."""
+"""What judges share: the count of what they could not say, by reason; what is wrong with a pinned one."""
 
 from __future__ import annotations
+
+
+class JudgeMismatch(ValueError):
+    """The parameters pin another revision or prompt than the code has, or the judge cannot be reached as they say."""
 
 
 class Counting:

@@ -125,9 +125,9 @@ def test_a_late_judge_leaves_one_picture_unknown_and_is_counted() -> None:
     judged = judging.judge_all(guard, pictures, groups, seed=1)
     assert judged[1] == [Judgement(), Judgement()]
     assert guard.reasons == {"deadline": 1}
-    assert judging.failure_rate(judge.fills, pictures, judged) == pytest.approx(1 / 3)
+    assert judging.failure_rate(judge.fills, pictures, groups, judged) == pytest.approx(1 / 3)
     with pytest.raises(judging.JudgeFailed, match=r"33\.3%.*deadline: 1.*max_failure_rate"):
-        judging.check_failures(guard, pictures, judged, PARAMS.judge.max_failure_rate)
+        judging.check_failures(guard, pictures, groups, judged, PARAMS.judge.max_failure_rate)
 
 
 def test_a_judge_that_blocks_does_not_hang_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,11 @@ def test_a_judge_that_blocks_does_not_hang_the_evaluation(monkeypatch: pytest.Mo
     assert time.monotonic() - start < 8  # the loop's thread gets its grace
 
 
-def test_answers_are_no_failure_where_there_are_no_questions() -> None:
+def test_what_is_not_owed_is_no_failure() -> None:
+    fills = JUDGES["oracle"]().fills
+    all_but_answers = Judgement(assertions=(), covered=(), clarity=1, fluency=1, coherency=1, answers=None)
     shown = replace(picture(0), questions=())
-    judged = [[Judgement(assertions=(), covered=(), clarity=1, fluency=1, coherency=1, answers=None)]]
-    assert judging.failure_rate(JUDGES["oracle"]().fills, [shown], judged) == 0.0
+    assert judging.failure_rate(fills, [shown], [[Caption("A cat.")]], [[all_but_answers]]) == 0.0
+    cut_off = Caption("A cat", truncated=True)
+    assert judging.failure_rate(fills, [shown], [[cut_off]], [[Judgement()]]) == 0.0
+    assert judging.failure_rate(fills, [picture(0)], [[cut_off]], [[Judgement()]]) == 1.0  # answers alone are owed

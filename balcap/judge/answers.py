@@ -1,0 +1,107 @@
+"""What a language model may answer, as JSON schemas, and its raw text read into parts of a judgement. Pure functions.
+
+    schema("recall", units=7)                        bound into the decoding by the server
+    parse("recall", '{"covered":[1,4]}', units=7)    (True, False, False, True, False, False, False)
+
+Reading is strict where a number depends on it: a part that is missing, of another type or out of range is an
+:class:`AnswerError`, which leaves the part unknown. Text around the JSON object is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from balcap.records import MARKS, Assertion
+
+MOST_ASSERTIONS = 60
+LONGEST_ASSERTION = 200
+"""Characters; both bound what a model that loses itself can write."""
+
+
+class AnswerError(ValueError):
+    """An answer out of form; the message is short, for it is counted."""
+
+
+def schema(kind: str, *, units: int = 0, options: str = "") -> dict[str, Any]:
+    """The JSON schema of an answer: ``units`` facts to cover, ``options`` the letters to choose from."""
+    bit = {"type": "integer", "enum": [0, 1]}
+    if kind == "precision":
+        text = {"type": "string", "maxLength": LONGEST_ASSERTION}
+        return _object(assertions=_array(_object(t=text, v=bit, p=bit), MOST_ASSERTIONS))
+    if kind == "recall":
+        return _object(covered=_array({"type": "integer", "minimum": 1, "maximum": units}, units))
+    if kind == "linguistic":
+        return _object(**{mark: {"type": "integer", "enum": [1, 2, 3, 4, 5]} for mark in MARKS})
+    return _object(answer={"type": "string", "enum": list(options)})
+
+
+def parse(kind: str, text: str, *, units: int = 0, options: str = "") -> Any:
+    """The part that ``text`` says: assertions, covered, the three marks, or the index of an option."""
+    said = _first_object(text)
+    if kind == "precision":
+        return tuple(_assertion(entry) for entry in _list(said, "assertions"))
+    if kind == "recall":
+        return _covered(_list(said, "covered"), units)
+    if kind == "linguistic":
+        return tuple(_mark(said, mark) for mark in MARKS)
+    return _option(said, options)
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def _array(items: dict[str, Any], most: int) -> dict[str, Any]:
+    return {"type": "array", "items": items, "maxItems": most}
+
+
+def _first_object(text: str) -> dict[str, Any]:
+    try:
+        found, _ = _DECODER.raw_decode(text, text.index("{"))
+    except (ValueError, RecursionError):
+        raise AnswerError("no JSON") from None
+    assert isinstance(found, dict)
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+
+
+def _list(said: dict[str, Any], name: str) -> list[Any]:
+    if not isinstance(said.get(name), list):
+        raise AnswerError(f"no {name}")
+    found: list[Any] = said[name]
+    return found
+
+
+def _assertion(entry: Any) -> Assertion:
+    if not isinstance(entry, dict) or not isinstance(entry.get("t"), str):
+        raise AnswerError("no statement")
+    if any(entry.get(mark) not in (0, 1) for mark in ("v", "p")):
+        raise AnswerError("no verdict")
+    return Assertion(entry["t"], bool(entry["v"]), bool(entry["p"]))
+
+
+def _covered(numbers: list[Any], units: int) -> tuple[bool, ...]:
+    if not all(type(n) is int and 1 <= n <= units for n in numbers):
+        raise AnswerError("unit that does not exist")
+    return tuple(n in numbers for n in range(1, units + 1))
+
+
+def _mark(said: dict[str, Any], mark: str) -> int:
+    value = said.get(mark)
+    if type(value) is not int or not 1 <= value <= 5:
+        raise AnswerError(f"no {mark}")
+    return value
+
+
+def _option(said: dict[str, Any], options: str) -> int:
+    letter = said.get("answer")
+    if not isinstance(letter, str) or len(letter) != 1 or letter not in options:
+        raise AnswerError("no option")
+    return options.index(letter)
