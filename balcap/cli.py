@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from balcap.cli_caption import caption
+from balcap.cli_serve import app as serve
 
 app = typer.Typer(
     help="""Turns a folder of images into a better captioner, and proves that it is better.
@@ -40,6 +41,7 @@ recipes = typer.Typer(
 )
 app.add_typer(recipes, name="recipe")
 app.command()(caption)
+app.add_typer(serve, name="serve")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Recipe, as `balcap recipe list` names it.")]
 

@@ -16,9 +16,9 @@ RANKS = [
     {"params", "records", "records_io", "hashing", "files", "progress", "workspace", "recipes", "mlflow_store"},
     {"scenes"},
     {"images", "sources", "collect", "expectations", "judge", "rewards", "advantages", "policy"},
-    {"warmstart", "training", "evaluation", "registry"},
+    {"warmstart", "training", "evaluation", "registry", "serve"},
     {"tracking", "caption", "scoring"},
-    {"cli_caption"},
+    {"cli_caption", "cli_judge", "cli_serve"},
     {"cli"},
 ]
 SIDEWAYS = {("sources", "images")}

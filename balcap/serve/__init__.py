@@ -1,0 +1,1 @@
+"""Servers: an OpenAI-compatible endpoint over the scenes' truth, and vLLM for real models. Both bind to loopback."""
