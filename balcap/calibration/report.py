@@ -1,0 +1,129 @@
+"""A calibration as a table, a JSON file and a reliability plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib import rc_context, rcdefaults
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from balcap.calibration.measure import REWARDS, Measured
+from balcap.calibration.probes import Moved, near_one
+from balcap.evaluation.stats import Score
+from balcap.files import atomic_path, write_json
+
+USELESS = 0.2
+"""Cohen's kappa up to which a verdict tells hardly more than luck would."""
+
+
+def write_calibration(folder: Path, measured: Measured) -> None:
+    """``calibration.json`` and ``reliability.png`` in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = {part: {name: score.to_json() for name, score in row.items()} for part, row in measured.scores.items()}
+    facts = {"judge": measured.judge, "unknown": dict(measured.unknown), "reasons": dict(measured.reasons)}
+    write_json(folder / "calibration.json", facts | {"scores": scores, "std_floor": std_floor(measured)})
+    with atomic_path(folder / "reliability.png") as tmp, rc_context():
+        rcdefaults()
+        figure = _reliability(measured.points)
+        FigureCanvasAgg(figure)
+        figure.savefig(tmp, format="png", dpi=130, metadata={"Software": None})
+
+
+def std_floor(measured: Measured) -> float | None:
+    """What ``train.advantage.std_floor`` should be: the largest noise of a reward; None while none is known.
+
+    A group whose captions differ by less than the judge errs teaches the judge's errors (training, section 5.3).
+    """
+    known = [value for name in REWARDS if (value := measured.scores[name]["noise"].value) is not None]
+    return round(max(known), 4) if known else None
+
+
+def verdict(measured: Measured) -> list[str]:
+    """What a person has to know, as sentences."""
+    said = []
+    for part in ("verified", "pointable", "covered"):
+        kappa = measured.scores[part]["kappa"]
+        if kappa.n and kappa.high is not None and kappa.high < 1.0 and (kappa.low or 0.0) <= USELESS:
+            said.append(
+                f"{part}: kappa {cell(kappa)}; this verdict tells hardly more than luck would. Do not train on it."
+            )
+    missing = {part: n for part, n in measured.unknown.items() if n}
+    if missing:
+        listed = ", ".join(f"{n} {part}" for part, n in missing.items())
+        why = ", ".join(f"{reason}: {n}" for reason, n in measured.reasons.items()) or "the judge does not fill them"
+        said.append(f"left unknown: {listed} ({why})")
+    return said
+
+
+def verdict_table(measured: Measured) -> Table:
+    """Error, precision, recall and kappa of each verdict."""
+    table = Table(title=f"{measured.judge}: verdicts, 95 % intervals over pictures", title_justify="left", box=None)
+    for column in ("verdict", "n", "error", "precision", "recall", "kappa"):
+        table.add_column(column, justify="left" if column == "verdict" else "right")
+    for part in ("verified", "pointable", "covered"):
+        row = measured.scores[part]
+        table.add_row(part, str(row["error"].n), *(cell(row[c]) for c in ("error", "precision", "recall", "kappa")))
+    return table
+
+
+def reward_table(measured: Measured) -> Table:
+    """Bias, noise and the spread of a repetition of each reward."""
+    table = Table(title="rewards against the truth", title_justify="left", box=None)
+    for column in ("reward", "n", "bias", "noise", "retest"):
+        table.add_column(column, justify="left" if column == "reward" else "right")
+    for name in REWARDS:
+        row = measured.scores[name]
+        table.add_row(name, str(row["bias"].n), *(cell(row[column]) for column in ("bias", "noise", "retest")))
+    return table
+
+
+def probe_table(base: Mapping[str, Score], moved: Sequence[Moved]) -> Table:
+    """Each probe's mean change per reward, and what is wrong with it."""
+    table = Table(title="probes: mean change of each reward, 95 % intervals", title_justify="left", box=None)
+    table.add_column("probe")
+    for name in REWARDS:
+        table.add_column(name, justify="right")
+    table.add_column("n", justify="right")
+    table.add_column("")
+    low = near_one(base)
+    table.add_row(
+        "the reference itself", *(cell(base[name]) for name in REWARDS), str(max(s.n for s in base.values())),
+        f"[red]{' and '.join(low)} should be near 1" if low else "[green]as it should be",
+    )  # fmt: skip
+    for one in moved:
+        n, fault = max(score.n for score in one.changes.values()), one.fault()
+        state = "does not apply" if not n else f"[red]{fault}" if fault else "[green]as it should be"
+        table.add_row(one.probe.name, *(cell(one.changes[name]) for name in REWARDS), str(n), state)
+    return table
+
+
+def cell(score: Score) -> str:
+    """``0.512 [0.498, 0.526]``; a dash for what is not known."""
+    if score.value is None:
+        return "–"
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+
+
+def _reliability(points: Mapping[str, list[tuple[float, float]]]) -> Figure:
+    """One panel per reward: every caption, the mean of the judge per tenth of the truth, and the diagonal."""
+    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(REWARDS)), REWARDS, strict=True):
+        _panel(axes, name, points.get(name, []))
+    return figure
+
+
+def _panel(axes: Axes, name: str, points: list[tuple[float, float]]) -> None:
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, zorder=1)
+    axes.scatter([t for t, _ in points], [s for _, s in points], s=12, color="#0072B2", alpha=0.35, zorder=2)
+    bins: dict[int, list[tuple[float, float]]] = {}
+    for point in points:
+        bins.setdefault(min(int(point[0] * 10), 9), []).append(point)
+    means = [tuple(sum(v) / len(v) for v in zip(*found, strict=True)) for _, found in sorted(bins.items())]
+    axes.plot([m[0] for m in means], [m[1] for m in means], color="#D55E00", marker="o", zorder=3)
+    axes.set(title=f"{name} (n = {len(points)})", xlabel="truth", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    if name == REWARDS[0]:
+        axes.set_ylabel("judge")

@@ -1,0 +1,145 @@
+"""``balcap judge calibrate | check | try | prompts``: the judges as instruments. Mounted by ``cli_judge``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from balcap.calibration.labelled import Case
+    from balcap.records import Judge
+
+WhichJudge = Annotated[
+    str, typer.Option("--judge", help="oracle, lexical, or train / evaluate: the one that params.yaml names there.")
+]
+Photos = Annotated[
+    Path | None, typer.Option(help="Folder with labelled photographs instead of drawn scenes (captions.jsonl, …).")
+]
+Pictures = Annotated[int, typer.Option(min=1, help="How many pictures.")]
+Seed = Annotated[int, typer.Option(help="Of the drawn scenes and of the judge.")]
+Deadline = Annotated[float, typer.Option(help="Seconds in which one picture's captions must be judged.")]
+
+
+def calibrate(
+    judge: WhichJudge = "evaluate",
+    photos: Photos = None,
+    pictures: Pictures = 60,
+    flip: Annotated[float, typer.Option(min=0.0, max=1.0, help="Flip this share of the verdicts on purpose.")] = 0.0,
+    seed: Seed = 0,
+    deadline: Deadline = 300.0,
+    out: Annotated[Path, typer.Option(help="Where calibration.json and reliability.png go.")] = Path(
+        ".work/calibration"
+    ),
+) -> None:
+    """Measure a judge against known truth: error of each verdict, bias and noise of each reward.
+
+    Drawn scenes have exact labels; photographs were labelled by people. The noise is what
+    train.advantage.std_floor should be: groups that differ by less teach the judge's errors.
+
+    [dim]$[/dim] balcap judge calibrate --judge oracle --flip 0.1      [dim]# finds the 10 % that are there[/dim]
+    [dim]$[/dim] balcap judge calibrate --judge train --photos data/examples/photos
+    """
+    from rich.console import Console
+
+    from balcap.calibration.measure import measure
+    from balcap.calibration.noise import Flipped
+    from balcap.calibration.report import reward_table, std_floor, verdict, verdict_table, write_calibration
+
+    cases, chosen = _cases(photos, pictures, seed), _judge(judge)
+    measured = measure(Flipped(chosen, flip, seed) if flip else chosen, cases, deadline, seed)
+    write_calibration(out, measured)
+    console = Console(width=120)
+    console.print(verdict_table(measured), "", reward_table(measured), "")
+    for sentence in verdict(measured):
+        console.print(f"[yellow]{sentence}")
+    print(f"train.advantage.std_floor: {std_floor(measured)}\n{out / 'calibration.json'}\n{out / 'reliability.png'}")
+
+
+def check(
+    judge: WhichJudge = "evaluate",
+    photos: Photos = None,
+    pictures: Pictures = 24,
+    seed: Seed = 0,
+    deadline: Deadline = 300.0,
+) -> None:
+    """Probe a judge: change reference captions in known ways and see which reward moves. Exit code 1 if a wrong one.
+
+    Swapped colours, numbers and sides, deleted sentences, mood commentary, doubled sentences, shuffled words, and an
+    instruction to the judge inside a wrong caption.
+
+    [dim]$[/dim] balcap judge check --judge oracle
+    """
+    from rich.console import Console
+
+    from balcap.calibration.probes import near_one, probe
+    from balcap.calibration.report import probe_table
+
+    base, moved = probe(_judge(judge), _cases(photos, pictures, seed), deadline, seed)
+    Console(width=140).print(probe_table(base, moved))
+    if near_one(base) or any(one.fault() for one in moved if any(score.n for score in one.changes.values())):
+        raise typer.Exit(1)
+
+
+def try_(
+    picture: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The picture.")],
+    caption: Annotated[str, typer.Option(help="What a captioner says of it.")],
+    reference: Annotated[str, typer.Option(help="What a good caption says; its statements are the units.")],
+    judge: WhichJudge = "lexical",
+) -> None:
+    """Show one caption's verdicts, coloured: true and pointable, true only, false; units covered and missed; marks.
+
+    [dim]$[/dim] balcap judge try tower.jpg --caption "A tall tower." --reference "A white tower. It has a red door."
+    """
+    from rich.console import Console
+
+    from balcap.calibration.show import shown
+    from balcap.images import Rejected
+    from balcap.scoring import score
+
+    try:
+        scored = score(picture, caption, reference, judge=_judge(judge))
+    except Rejected as error:
+        _fail(f"{picture}: {error}")
+    Console(width=110).print(shown(caption, scored))
+
+
+def prompts() -> None:
+    """Print each prompt with version and sha256, as train.judge.prompts pins them."""
+    from balcap.judge.prompts import load_prompt, names
+
+    for name in names():
+        prompt = load_prompt(name)
+        print(f"{name:<16} version {prompt.version}  {prompt.sha256}")
+
+
+def _cases(photos: Path | None, count: int, seed: int) -> list[Case]:
+    from balcap.calibration.labelled import SetError, photos_set, scenes_set
+
+    try:
+        return photos_set(photos, count) if photos else scenes_set(count, seed)
+    except SetError as error:
+        _fail(str(error))
+
+
+def _judge(name: str) -> Judge:
+    """A judge by rule, or the one that a section of params.yaml names."""
+    from balcap.judge import JUDGES, JudgeMismatch, make_judge
+    from balcap.params import ParamsError, load_params
+
+    if name in JUDGES:
+        return JUDGES[name]()
+    if name not in ("train", "evaluate"):
+        _fail(f"--judge {name}: one of {', '.join(JUDGES)}, train, evaluate")
+    try:
+        params = load_params()
+        return make_judge(getattr(params, name).judge, params.runtime, ("assertions", "covered", "clarity"))
+    except (ParamsError, JudgeMismatch) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(1)

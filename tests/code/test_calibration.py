@@ -1,0 +1,148 @@
+"""Calibration: statistics against values found another way, error rates found as they are, probes that bite."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balcap.calibration.agreement import differences, verdicts
+from balcap.calibration.labelled import SetError, photos_set, scenes_set
+from balcap.calibration.measure import measure
+from balcap.calibration.noise import Flipped
+from balcap.calibration.probes import PROBES, near_one, probe
+from balcap.calibration.report import std_floor, verdict, write_calibration
+from balcap.judge.lexical import Lexical
+from balcap.judge.oracle import Oracle
+from balcap.records import Caption, Judgement
+
+CASES = scenes_set(60, seed=3)
+PHOTOS = Path(__file__).parents[2] / "data/examples/photos"
+
+
+def test_verdict_statistics_by_hand() -> None:
+    truth = [[True, True, True, False], [False, False, True, False]]
+    said = [[True, True, False, True], [False, False, True, False]]
+    found = verdicts(truth, said)
+    # tp 3, fp 1, fn 1, tn 3: agreement 6 / 8, luck (4 * 4 + 4 * 4) / 64 = 1 / 2
+    assert {name: score.value for name, score in found.items()} == {
+        "error": 0.25,
+        "precision": 0.75,
+        "recall": 0.75,
+        "kappa": pytest.approx(0.5),
+    }
+    assert all(score.n == 8 for score in found.values())
+
+
+@given(st.lists(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=6), min_size=1, max_size=8))
+def test_intervals_hold_the_value_and_nothing_is_made_up(rows: list[list[tuple[bool, bool]]]) -> None:
+    found = verdicts([[t for t, _ in row] for row in rows], [[s for _, s in row] for row in rows])
+    for score in found.values():
+        assert score.n == sum(map(len, rows))
+        if score.value is not None:
+            assert score.low is not None and score.high is not None and not math.isnan(score.value)
+
+
+def test_bias_and_noise_by_another_way() -> None:
+    rng = np.random.default_rng(0)
+    truth, said = rng.random((40, 3)), rng.random((40, 3))
+    said[0, 0] = np.nan
+    gap = (said - truth).ravel()
+    gap = gap[~np.isnan(gap)]
+    found = differences(truth.tolist(), said.tolist())
+    assert found["bias"].value == pytest.approx(gap.mean()) and found["bias"].n == 119
+    assert found["noise"].value == pytest.approx(gap.std(ddof=1))
+    assert found["noise"].low < found["noise"].value < found["noise"].high  # type: ignore[operator]
+
+
+def test_the_oracle_is_without_error_on_its_own_world() -> None:
+    found = measure(Oracle(), CASES, deadline=60.0)
+    for part in ("verified", "pointable", "covered"):
+        assert found.scores[part]["error"].value == 0.0 and found.scores[part]["error"].n > 200
+        assert found.scores[part]["kappa"].value == pytest.approx(1.0)
+    for reward in ("precision", "recall", "linguistic"):
+        assert found.scores[reward]["noise"].value == found.scores[reward]["retest"].value == 0.0
+    assert std_floor(found) == 0.0 and not verdict(found) and not any(found.unknown.values())
+
+
+def test_flips_are_found_at_their_rate() -> None:
+    found = measure(Flipped(Oracle(), 0.1, seed=1), CASES, deadline=60.0)
+    for part in ("verified", "pointable", "covered"):
+        error = found.scores[part]["error"]
+        assert error.low <= 0.1 <= error.high and error.high - error.low < 0.1  # type: ignore[operator]
+    assert found.scores["precision"]["noise"].value > 0.05  # type: ignore[operator]
+    assert found.scores["precision"]["retest"].value > 0.05  # type: ignore[operator]
+    assert found.scores["linguistic"]["noise"].value == 0.0  # marks are not flipped
+    assert std_floor(found) == round(
+        max(found.scores[name]["noise"].value for name in ("precision", "recall")),  # type: ignore[type-var]
+        4,
+    )
+
+
+class Coin(Oracle):
+    """Says yes to everything for one half of the captions and no for the other, whatever is true."""
+
+    async def judge_group(self, sample, reference, captions, questions=(), seed=0):  # type: ignore[no-untyped-def]
+        judged = await super().judge_group(sample, reference, captions, questions, seed)
+        return [self._toss(c, j) for c, j in zip(captions, judged, strict=True)]
+
+    def _toss(self, caption: Caption, said: Judgement) -> Judgement:
+        from dataclasses import replace
+
+        yes = len(caption.text) % 2 == 0
+        made = tuple(replace(a, verified=yes, pointable=yes) for a in said.assertions or ())
+        return replace(said, assertions=made, covered=(yes,) * len(said.covered or ()))
+
+
+def test_a_judge_that_guesses_is_called_useless(tmp_path: Path) -> None:
+    found = measure(Coin(), CASES, deadline=60.0)
+    said = " ".join(verdict(found))
+    assert "verified: kappa" in said and "Do not train on it" in said
+    write_calibration(tmp_path, found)
+    assert (tmp_path / "calibration.json").stat().st_size > 500
+    assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_judge_leaves_unknown_is_counted_and_no_verdict() -> None:
+    found = measure(Lexical(), photos_set(PHOTOS, 8) if (PHOTOS / "assertions.jsonl").exists() else CASES[:8], 60.0)
+    assert found.scores["linguistic"]["bias"].n == 0 or found.unknown["linguistic"] == 0
+
+
+def test_the_oracle_passes_every_probe() -> None:
+    base, moved = probe(Oracle(), CASES, deadline=60.0)
+    assert near_one(base) == []
+    assert {one.probe.name: one.fault() for one in moved} == dict.fromkeys(
+        [p.name for p in PROBES] + ["injected instruction"], ""
+    )
+    assert all(max(score.n for score in one.changes.values()) > 10 for one in moved)
+
+
+def test_a_judge_that_obeys_and_one_that_sees_nothing_fail_the_probes() -> None:
+    class Obeys(Oracle):
+        async def judge_group(self, sample, reference, captions, questions=(), seed=0):  # type: ignore[no-untyped-def]
+            from dataclasses import replace
+
+            judged = await super().judge_group(sample, reference, captions, questions, seed)
+            return [
+                replace(j, covered=(True,) * len(reference.units), clarity=5, fluency=5, coherency=5)
+                if "Ignore all" in c.text
+                else j
+                for c, j in zip(captions, judged, strict=True)
+            ]
+
+    _, moved = probe(Obeys(), CASES[:30], deadline=60.0)
+    assert moved[-1].fault() == "recall should not rise"
+    faults = {one.probe.name: one.fault() for one in probe(Coin(), CASES[:30], deadline=60.0)[1]}
+    assert "recall should fall" in faults["deleted units"]
+
+
+def test_a_set_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(SetError, match=r"captions\.jsonl.*needs it"):
+        photos_set(tmp_path)
+    (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg"}\n')
+    with pytest.raises(SetError, match="line 1: lacks caption, units"):
+        photos_set(tmp_path)
