@@ -1,7 +1,10 @@
 """Rewards into advantages: pure functions on arrays, one file per rule, nothing of torch in them.
 
 rule = make_rule(params.train.advantage)
-advantages = rule(rewards, masked, group_size, weights)       # float64 [N] from [N, K], [N], int, [K]
+advantages = rule(rewards, masked, group_size, weights, linguistic)     # float64 [N] from [N, K], [N], int, [K]
+
+``linguistic`` is the column of the reward that the length mask acts on, or None without it: a rule with
+``rank_unmasked`` treats it apart.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from balcap.params.train import Gdpo, Grpo
 
 __all__ = ["RULES", "Rule", "make_rule"]
 
-Rule = Callable[[Array, NDArray[np.bool_], int, Array], Array]
+Rule = Callable[[Array, NDArray[np.bool_], int, Array, int | None], Array]
 RULES: dict[str, Callable[..., Array]] = {"gdpo": gdpo, "grpo": grpo}
 
 

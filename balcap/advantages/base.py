@@ -36,6 +36,23 @@ def centred(values: Array, centre: Array, spread: Array, eps: float) -> Array:
     return np.where(spread > 0.0, (values - centre) / (spread + eps), np.where(np.isnan(values), np.nan, 0.0))
 
 
+def floored(spread: Array, floor: float) -> Array:
+    """Spreads raised to ``floor``; zero stays zero, for where nothing differs there is nothing to learn."""
+    return np.where(spread > 0.0, np.maximum(spread, floor), 0.0)
+
+
+def ranked(column: Array, masked: NDArray[np.bool_], ddof: int, eps: float, floor: float = 0.0) -> Array:
+    """z of one reward [groups, group_size] of which the captions ``masked`` (of the same shape) are not its own.
+
+    The captions that the mask leaves open are normalised among themselves, the masked ones stand at -1, then the group
+    is centred. Unknown stays NaN and takes part in nothing.
+    """
+    open_ = np.where(masked, np.nan, column)
+    z = centred(open_, mean(open_, axis=1), floored(std(open_, ddof, axis=1), floor), eps)
+    z = np.where(masked & ~np.isnan(column), -1.0, z)
+    return z - mean(z, axis=1)
+
+
 def in_groups(rewards: Array, group_size: int) -> Array:
     """Rewards [N, K] as float64 [groups, group_size, K]; raises ``ValueError`` when groups do not fit."""
     rewards = np.asarray(rewards, dtype=np.float64)

@@ -6,6 +6,13 @@
 
 An unknown reward is neutral, z = 0, which is its group's mean. A caption with no known reward at all is left out of
 every mean and has advantage 0.
+
+With ``rank_unmasked`` (ours) the linguistic z of a group in which the length mask closed is another one. The mask's 0
+is an outlier that leaves the captions beside it almost no spread (one masked of eight: -2.47 against +0.35), so that
+the channel says little but the length. Instead
+
+    z_open = (r - mean r) / (max(std r, std_floor) + eps)      over the group's open captions only
+    z      = (z_open where open, -1 where masked) - mean of these
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from balcap.advantages.base import Array, centred, in_groups, mean, std
+from balcap.advantages.base import Array, centred, floored, in_groups, mean, ranked, std
 
 
 def gdpo(
@@ -21,19 +28,25 @@ def gdpo(
     masked: NDArray[np.bool_],
     group_size: int,
     weights: Array,
+    linguistic: int | None,
     *,
     ddof: int,
     eps: float,
     std_floor: float,
     batch_step: bool,
+    rank_unmasked: bool,
 ) -> Array:
     """Advantages float64 [N] from rewards [N, K] whose rows lie group after group, and weights [K].
 
-    ``masked`` [N] (closed by the length mask) is not used by this rule: the mask already acted on the reward.
+    ``masked`` [N] (closed by the length mask) and ``linguistic`` (that reward's column) matter with ``rank_unmasked``
+    only: otherwise the mask has done its work on the reward.
     """
     groups = in_groups(rewards, group_size)
-    spread = std(groups, ddof, axis=1)
-    z = centred(groups, mean(groups, axis=1), np.where(spread > 0.0, np.maximum(spread, std_floor), 0.0), eps)
+    z = centred(groups, mean(groups, axis=1), floored(std(groups, ddof, axis=1), std_floor), eps)
+    if rank_unmasked and linguistic is not None:
+        closed = masked.reshape(-1, group_size)
+        some = closed.any(axis=1)
+        z[..., linguistic][some] = ranked(groups[..., linguistic][some], closed[some], ddof, eps, std_floor)
     dead = np.isnan(groups).all(axis=2).ravel()
     total = np.where(np.isnan(z), 0.0, z).reshape(len(dead), -1) @ np.asarray(weights, dtype=np.float64)
     total[dead] = np.nan

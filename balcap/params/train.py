@@ -24,15 +24,19 @@ RewardName = Literal["precision", "recall", "linguistic", "utility"]
 class LengthMask(Strict):
     """LCRM (paper, section 3 of `method`): where the linguistic reward counts."""
 
-    name: Literal["lcrm", "none", "linear"]
+    name: Literal["lcrm", "none", "linear", "soft"]
     tau_low: float = Field(ge=0.0)
     tau_high: float = Field(gt=0.0)
     """Length ratio caption / reference in words, both ends inclusive."""
+    softness: float | None = Field(ge=0.01, le=10.0)
+    """With `soft`, how far outside the interval half of the reward is left, in units of log ratio; else null."""
 
     @model_validator(mode="after")
     def _interval(self) -> LengthMask:
         if self.tau_low >= self.tau_high:
             raise ValueError(f"tau_low ({self.tau_low}) must be below tau_high ({self.tau_high})")
+        if (self.softness is None) == (self.name == "soft"):
+            raise ValueError("softness must be a number with name soft, and null with every other name")
         return self
 
 
@@ -44,6 +48,8 @@ class Gdpo(Strict):
     eps: PositiveFloat
     std_floor: NonNegativeFloat
     batch_step: bool
+    rank_unmasked: bool
+    """Normalise the linguistic reward among captions that the length mask leaves open; the others stand at -1."""
 
 
 class Grpo(Strict):
@@ -53,6 +59,8 @@ class Grpo(Strict):
     scale: Literal["group", "batch", "none"]
     ddof: Literal[0, 1]
     eps: PositiveFloat
+    rank_unmasked: bool
+    """As of `gdpo`, in units of the linguistic reward's spread in its group."""
 
 
 class Optimizer(Strict):
@@ -111,6 +119,8 @@ class Train(Strict):
     sampling: Sampling
     reward_weights: dict[RewardName, NonNegativeFloat]
     """A reward is on if and only if it stands here."""
+    pointable: bool
+    """Whether precision asks that a true statement can be pointed at; evaluation always does."""
     length_mask: LengthMask
     advantage: Annotated[Gdpo | Grpo, Field(discriminator="name")]
     judge: JudgeParams

@@ -1,6 +1,7 @@
 """Judgements into rewards: pure arithmetic, one file per reward.
 
-    rewards, masked = score(judgements, captions, reference, questions, weights, judge.fills, params.length_mask)
+    rewards, masked = score(judgements, captions, reference, questions, weights, judge.fills, params.length_mask,
+                            params.pointable)
 
 0.0 is "known, and worst"; NaN is "unknown"; they are never exchanged. A new reward is one file, a line in
 ``REWARDS`` and a name in ``balcap.params.train``.
@@ -19,7 +20,7 @@ from balcap.records import MARKS, Caption, Judgement, Question, Reference
 from balcap.rewards import length
 from balcap.rewards.base import Reward
 from balcap.rewards.linguistic import linguistic, over
-from balcap.rewards.precision import precision
+from balcap.rewards.precision import precision, truth
 from balcap.rewards.recall import recall
 from balcap.rewards.utility import utility
 
@@ -30,13 +31,19 @@ Name = TypeVar("Name", bound=str)
 REWARDS: dict[str, Reward] = {"precision": precision, "recall": recall, "linguistic": linguistic, "utility": utility}
 
 
-def bind(fills: Iterable[str]) -> dict[str, Reward]:
+def bind(fills: Iterable[str], pointable: bool = True) -> dict[str, Reward]:
     """The rewards for a judge that fills these parts: the linguistic one over the marks that this judge gives.
 
+    ``pointable`` is ``train.pointable``; without it precision asks only whether statements are true. Evaluation leaves
+    it on, so that all runs are measured alike.
     A reward whose ``needs`` the judge cannot fill stays unknown (NaN) for every caption that is worth something.
     """
     given = frozenset(fills)
-    return {**REWARDS, "linguistic": over(tuple(mark for mark in MARKS if mark in given))}
+    return {
+        **REWARDS,
+        "precision": precision if pointable else truth,
+        "linguistic": over(tuple(mark for mark in MARKS if mark in given)),
+    }
 
 
 def names(weights: Mapping[Name, float]) -> tuple[str, ...]:
@@ -57,12 +64,13 @@ def score(
     weights: Mapping[Name, float],
     fills: Iterable[str],
     mask: LengthMask,
+    pointable: bool = True,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Rewards [N, K] and the length mask [N] of captions of one picture; the linguistic column stands behind the mask.
 
     Columns are in the order of :func:`names`; weights are not applied here.
     """
-    table = bind(fills)
+    table = bind(fills, pointable)
     rewards = np.empty((len(captions), len(names(weights))))
     for n, (judgement, caption) in enumerate(zip(judgements, captions, strict=True)):
         for k, name in enumerate(names(weights)):

@@ -107,7 +107,14 @@ class Judging:
         params, captions = self.params, group.captions
         reference, questions = group.picture.reference, group.picture.questions
         matrix, masked = rewards.score(
-            judgements, captions, reference, questions, params.reward_weights, self.judge.fills, params.length_mask
+            judgements,
+            captions,
+            reference,
+            questions,
+            params.reward_weights,
+            self.judge.fills,
+            params.length_mask,
+            params.pointable,
         )
         parts = [part for part in self.parts if part != "answers" or questions]
         owed = [0 if worthless(caption) else len(parts) for caption in captions]

@@ -139,8 +139,10 @@ class CaptionTrainer(GRPOTrainer):
         words, ratio, unknown, needed = table[:, k + 1 :].T
         failure_rate = float(unknown.sum() / max(needed.sum(), 1.0))
         self._check_judge(failure_rate)
-        weights = np.array([self.params.reward_weights[name] for name in self.judging.names])  # type: ignore[index]
-        advantages = self.rule(rewards, masked, size, weights)
+        names = self.judging.names
+        weights = np.array([self.params.reward_weights[name] for name in names])  # type: ignore[index]
+        linguistic = names.index("linguistic") if "linguistic" in names else None
+        advantages = self.rule(rewards, masked, size, weights, linguistic)
         self.measured = batch_metrics(self.judging.names, rewards, masked, words, ratio, failure_rate, advantages, size)
         return advantages
 

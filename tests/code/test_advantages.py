@@ -15,12 +15,12 @@ from balcap.advantages.grpo import grpo
 from balcap.params.train import Gdpo, Grpo
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "gdpo": {"ddof": 1, "eps": 1e-4, "std_floor": 0.0, "batch_step": True},
-    "gdpo-no-batch": {"ddof": 0, "eps": 1e-6, "std_floor": 0.0, "batch_step": False},
-    "gdpo-floor": {"ddof": 1, "eps": 1e-4, "std_floor": 0.05, "batch_step": True},
-    "grpo": {"scale": "group", "ddof": 1, "eps": 1e-4},
-    "grpo-batch": {"scale": "batch", "ddof": 1, "eps": 1e-4},
-    "grpo-none": {"scale": "none", "ddof": 1, "eps": 1e-4},
+    "gdpo": {"ddof": 1, "eps": 1e-4, "std_floor": 0.0, "batch_step": True, "rank_unmasked": False},
+    "gdpo-no-batch": {"ddof": 0, "eps": 1e-6, "std_floor": 0.0, "batch_step": False, "rank_unmasked": False},
+    "gdpo-floor": {"ddof": 1, "eps": 1e-4, "std_floor": 0.05, "batch_step": True, "rank_unmasked": False},
+    "grpo": {"scale": "group", "ddof": 1, "eps": 1e-4, "rank_unmasked": False},
+    "grpo-batch": {"scale": "batch", "ddof": 1, "eps": 1e-4, "rank_unmasked": False},
+    "grpo-none": {"scale": "none", "ddof": 1, "eps": 1e-4, "rank_unmasked": False},
 }
 ALL = pytest.mark.parametrize("name", SETTINGS)
 
@@ -28,7 +28,7 @@ ALL = pytest.mark.parametrize("name", SETTINGS)
 def run(name: str, rewards: Any, group_size: int, weights: Any = (1.0, 1.0, 1.0)) -> Any:
     rewards = np.asarray(rewards)
     masked = np.zeros(len(rewards), dtype=bool)
-    return RULES[name.split("-")[0]](rewards, masked, group_size, np.asarray(weights), **SETTINGS[name])
+    return RULES[name.split("-")[0]](rewards, masked, group_size, np.asarray(weights), None, **SETTINGS[name])
 
 
 def shares(rng: np.random.Generator, groups: int, size: int, k: int = 3) -> Any:
@@ -46,14 +46,13 @@ matrices = st.builds(
 
 def test_gdpo_keeps_the_difference_that_the_sum_loses() -> None:
     """The toy case of the GDPO paper: two rollouts, two binary rewards."""
-    options = {"ddof": 1, "eps": 1e-9, "std_floor": 0.0, "batch_step": False}
+    options = {"ddof": 1, "eps": 1e-9, "std_floor": 0.0, "batch_step": False, "rank_unmasked": False}
     none = np.zeros(2, dtype=bool)
     for rewards, by_gdpo in (([[0, 0], [1, 0]], 0.7071), ([[0, 0], [1, 1]], 1.4142)):
         r = np.array(rewards, dtype=float)
-        assert gdpo(r, none, 2, np.ones(2), **options) == pytest.approx([-by_gdpo, by_gdpo], abs=1e-4)
-        assert grpo(r, none, 2, np.ones(2), scale="group", ddof=1, eps=1e-9) == pytest.approx(
-            [-0.7071, 0.7071], abs=1e-4
-        )
+        assert gdpo(r, none, 2, np.ones(2), None, **options) == pytest.approx([-by_gdpo, by_gdpo], abs=1e-4)
+        by_grpo = grpo(r, none, 2, np.ones(2), None, scale="group", ddof=1, eps=1e-9, rank_unmasked=False)
+        assert by_grpo == pytest.approx([-0.7071, 0.7071], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,8 @@ def test_gdpo_keeps_the_difference_that_the_sum_loses() -> None:
 def test_masked_captions_in_a_group_of_eight(masked: int, low: float, high: float) -> None:
     """The table of the method, section 9.4."""
     rewards = np.array([[0.0]] * masked + [[0.8]] * (8 - masked))
-    z = gdpo(rewards, np.zeros(8, dtype=bool), 8, np.ones(1), ddof=1, eps=1e-4, std_floor=0.0, batch_step=False)
+    options = {"ddof": 1, "eps": 1e-4, "std_floor": 0.0, "batch_step": False, "rank_unmasked": False}
+    z = gdpo(rewards, np.zeros(8, dtype=bool), 8, np.ones(1), 0, **options)
     assert z[:masked] == pytest.approx([low] * masked, abs=0.01)
     assert z[masked:] == pytest.approx([high] * (8 - masked), abs=0.01)
 
@@ -173,12 +173,12 @@ def test_weights_count(name: str, matrix: Any) -> None:
 
 def test_the_floor_stops_noise_from_being_blown_up() -> None:
     noise = np.array([[0.50], [0.51], [0.49], [0.50]])
-    options = {"ddof": 1, "eps": 1e-4, "batch_step": False}
+    options = {"ddof": 1, "eps": 1e-4, "batch_step": False, "rank_unmasked": False}
     masked = np.zeros(4, dtype=bool)
-    assert np.abs(gdpo(noise, masked, 4, np.ones(1), std_floor=0.0, **options)).max() > 1.0
-    assert np.abs(gdpo(noise, masked, 4, np.ones(1), std_floor=0.05, **options)).max() < 0.21
+    assert np.abs(gdpo(noise, masked, 4, np.ones(1), None, std_floor=0.0, **options)).max() > 1.0
+    assert np.abs(gdpo(noise, masked, 4, np.ones(1), None, std_floor=0.05, **options)).max() < 0.21
     flat = np.full((4, 1), 0.5)
-    assert not gdpo(flat, masked, 4, np.ones(1), std_floor=0.05, **options).any()
+    assert not gdpo(flat, masked, 4, np.ones(1), None, std_floor=0.05, **options).any()
 
 
 def test_groups_must_be_whole() -> None:
@@ -188,10 +188,10 @@ def test_groups_must_be_whole() -> None:
 
 def test_make_rule_hands_the_settings_over() -> None:
     rewards = shares(np.random.default_rng(0), 4, 8)
-    masked = np.zeros(32, dtype=bool)
+    masked = np.arange(32) % 5 == 0
     for params in (
-        Gdpo(name="gdpo", ddof=0, eps=0.01, std_floor=0.1, batch_step=False),
-        Grpo(name="grpo", scale="batch", ddof=0, eps=0.01),
+        Gdpo(name="gdpo", ddof=0, eps=0.01, std_floor=0.1, batch_step=False, rank_unmasked=True),
+        Grpo(name="grpo", scale="batch", ddof=0, eps=0.01, rank_unmasked=True),
     ):
-        expected = RULES[params.name](rewards, masked, 8, np.ones(3), **params.model_dump(exclude={"name"}))
-        assert (make_rule(params)(rewards, masked, 8, np.ones(3)) == expected).all()
+        expected = RULES[params.name](rewards, masked, 8, np.ones(3), 2, **params.model_dump(exclude={"name"}))
+        assert (make_rule(params)(rewards, masked, 8, np.ones(3), 2) == expected).all()

@@ -51,7 +51,7 @@ def trl(rewards: np.ndarray, size: int, weights: Any, aggregation: str, scale: s
 
 
 def ours(params: Gdpo | Grpo, rewards: np.ndarray, size: int, weights: Any) -> np.ndarray:
-    return make_rule(params)(rewards, np.zeros(len(rewards), dtype=bool), size, np.asarray(weights))
+    return make_rule(params)(rewards, np.zeros(len(rewards), dtype=bool), size, np.asarray(weights), None)
 
 
 cases = st.tuples(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 8), st.integers(1, 4), st.floats(0.0, 0.6))
@@ -70,7 +70,7 @@ def draw(seed: int, groups: int, size: int, k: int, share: float, rows_only: boo
 @settings(max_examples=300, deadline=None)
 def test_gdpo_equals_trl_with_any_value_unknown(case: Any) -> None:
     rewards, weights = draw(*case, rows_only=False)
-    params = Gdpo(name="gdpo", ddof=1, eps=1e-4, std_floor=0.0, batch_step=True)
+    params = Gdpo(name="gdpo", ddof=1, eps=1e-4, std_floor=0.0, batch_step=True, rank_unmasked=False)
     expected = trl(rewards, case[2], weights, "normalize_then_sum")
     assert ours(params, rewards, case[2], weights) == pytest.approx(expected, abs=2e-6)
 
@@ -80,7 +80,7 @@ def test_gdpo_equals_trl_with_any_value_unknown(case: Any) -> None:
 @settings(max_examples=200, deadline=None)
 def test_grpo_equals_trl_with_whole_rows_unknown(scale: Any, case: Any) -> None:
     rewards, weights = draw(*case, rows_only=True)
-    params = Grpo(name="grpo", scale=scale, ddof=1, eps=1e-4)
+    params = Grpo(name="grpo", scale=scale, ddof=1, eps=1e-4, rank_unmasked=False)
     expected = trl(rewards, case[2], weights, "sum_then_normalize", scale)
     assert ours(params, rewards, case[2], weights) == pytest.approx(expected, abs=2e-6)
 
@@ -88,14 +88,14 @@ def test_grpo_equals_trl_with_whole_rows_unknown(scale: Any, case: Any) -> None:
 def test_float32_rewards_give_trls_float32_result() -> None:
     rewards, weights = draw(0, 32, 8, 3, 0.1, rows_only=False)
     single = rewards.astype(np.float32)
-    params = Gdpo(name="gdpo", ddof=1, eps=1e-4, std_floor=0.0, batch_step=True)
+    params = Gdpo(name="gdpo", ddof=1, eps=1e-4, std_floor=0.0, batch_step=True, rank_unmasked=False)
     expected = trl(single, 8, weights.astype(np.float32), "normalize_then_sum")
     assert ours(params, single, 8, weights) == pytest.approx(expected, abs=1e-4)
 
 
 def test_where_we_differ_on_purpose() -> None:
     """In a batch without differences TRL's float32 residues become advantages; ours are zero."""
-    params = Gdpo(name="gdpo", ddof=1, eps=1e-4, std_floor=0.0, batch_step=True)
+    params = Gdpo(name="gdpo", ddof=1, eps=1e-4, std_floor=0.0, batch_step=True, rank_unmasked=False)
     theirs = 0.0
     for size in (3, 5, 6, 7):
         for level in (0.1, 0.3, 0.7, 0.9):

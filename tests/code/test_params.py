@@ -44,6 +44,9 @@ def test_every_recipe_is_complete_and_names_itself(path: Path) -> None:
     [
         ({"train__group_size": 7}, ["train", "group_size (7)", "global_batch_size (128)"]),
         ({"train__length_mask__tau_low": 2.0}, ["train.length_mask", "tau_low (2.0)", "tau_high (2.0)"]),
+        ({"train__length_mask__softness": 0.5}, ["train.length_mask", "softness must be a number with name soft"]),
+        ({"train__length_mask__name": "soft"}, ["train.length_mask", "softness must be a number with name soft"]),
+        ({"train__pointable": "yes"}, ["train.pointable", "'yes'", "boolean"]),
         ({"train__reward_weights": {"precision": 0.0}}, ["train.reward_weights", "above zero"]),
         ({"train__reward_weights__recall": -1.0}, ["train.reward_weights.recall", "-1.0"]),
         ({"train__reward_weights__beauty": 1.0}, ["train.reward_weights.beauty", "precision"]),

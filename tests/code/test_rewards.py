@@ -27,7 +27,7 @@ FULL = Judgement(
     coherency=3,
 )
 THREE = ("precision", "recall", "linguistic")
-OPEN = LengthMask(name="none", tau_low=0.5, tau_high=2.0)
+OPEN = LengthMask(name="none", tau_low=0.5, tau_high=2.0, softness=None)
 
 
 def one(name: str, judgement: Judgement, caption: Caption = TEXT, reference: Reference = REFERENCE) -> float:
@@ -38,6 +38,23 @@ def test_worked_example() -> None:
     assert one("precision", FULL) == pytest.approx(2 / 3)
     assert one("recall", FULL) == pytest.approx(2 / 3)
     assert one("linguistic", FULL) == pytest.approx((1.0 + 0.75 + 0.5) / 3)
+
+
+def test_without_pointability_truth_is_enough() -> None:
+    truth = bind(MARKS, pointable=False)["precision"]
+    assert truth(FULL, TEXT, REFERENCE) == 1.0  # the light that adds depth counts
+    assert bind(MARKS)["precision"](FULL, TEXT, REFERENCE) == pytest.approx(2 / 3), "the paper's form is the default"
+    lie = Judgement(assertions=(Assertion("a", False, True), Assertion("b", False, False), Assertion("c", True, False)))
+    assert truth(lie, TEXT, REFERENCE) == pytest.approx(1 / 3)
+    assert truth.needs == {"assertions"} and truth(Judgement(assertions=()), TEXT, REFERENCE) == 0.0
+    assert math.isnan(truth(Judgement(), TEXT, REFERENCE)) and truth(Judgement(), Caption(""), REFERENCE) == 0.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=9))
+def test_pointability_only_ever_takes_away(verdicts: list[tuple[bool, bool]]) -> None:
+    judgement = Judgement(assertions=tuple(Assertion("a", *verdict) for verdict in verdicts))
+    strict, loose = (bind(MARKS, on)["precision"](judgement, TEXT, REFERENCE) for on in (True, False))
+    assert strict <= loose == pytest.approx(sum(verified for verified, _ in verdicts) / len(verdicts))
 
 
 @pytest.mark.parametrize("caption", [Caption(""), Caption(" \n"), Caption("A red car.", truncated=True)])
@@ -85,7 +102,7 @@ def test_a_judge_without_marks_leaves_linguistic_unknown() -> None:
 
 def test_score_has_a_column_per_named_reward_in_a_fixed_order() -> None:
     weights = {"recall": 2.0, "precision": 0.0}
-    rewards, masked = score([FULL, Judgement()], [TEXT, TEXT], REFERENCE, (), weights, MARKS, OPEN)
+    rewards, masked = score([FULL, Judgement()], [TEXT, TEXT], REFERENCE, (), weights, MARKS, OPEN, pointable=True)
     assert names(weights) == ("precision", "recall")
     assert rewards.dtype == np.float64 and rewards.shape == (2, 2)
     assert rewards[0].tolist() == [pytest.approx(2 / 3), pytest.approx(2 / 3)]  # weights are not applied
@@ -93,8 +110,15 @@ def test_score_has_a_column_per_named_reward_in_a_fixed_order() -> None:
     assert masked.tolist() == [False, False]
 
 
+def test_score_hands_the_switch_of_precision_on() -> None:
+    columns = {
+        on: score([FULL], [TEXT], REFERENCE, (), {"precision": 1.0}, MARKS, OPEN, on)[0][0] for on in (True, False)
+    }
+    assert columns == {True: [pytest.approx(2 / 3)], False: [1.0]}
+
+
 def test_the_mask_acts_on_the_linguistic_column_only() -> None:
-    lcrm = LengthMask(name="lcrm", tau_low=0.5, tau_high=2.0)
+    lcrm = LengthMask(name="lcrm", tau_low=0.5, tau_high=2.0, softness=None)
     long = Caption("word " * 17)
     rewards, masked = score(
         [FULL, Judgement()], [long, long], REFERENCE, (), dict.fromkeys(THREE, 1.0), {"clarity"}, lcrm

@@ -128,6 +128,27 @@ def test_our_advantages_replace_theirs_and_old_log_probabilities_exist(trainer: 
     assert spent["generate"] > 0 and spent["logprobs"] > 0 and "judge_exposed" in spent and "update" not in spent
 
 
+@pytest.mark.parametrize(("rewards", "column"), [(("recall", "linguistic", "precision"), 2), (("recall",), None)])
+def test_the_rule_knows_which_column_the_mask_acts_on(
+    trainer: CaptionTrainer, rewards: tuple[str, ...], column: int | None
+) -> None:
+    trainer._rows = batch(trainer)
+    trainer.params = world.settings(reward_weights=dict.fromkeys(rewards, 1.0))
+    trainer.judging = Judging(world.CountingJudge(), trainer.params)  # the fixture closes the one before
+    trainer.judging.dispatch(trainer._groups([[5]] * 16))
+    trainer._scored = trainer.judging.collect()
+    asked: list[int | None] = []
+
+    def rule(values: Any, masked: Any, size: int, weights: Any, linguistic: int | None) -> Any:
+        asked.append(linguistic)
+        return values[:, 0]
+
+    trainer.rule = rule
+    trainer._advantages()
+    assert asked == [column]
+    trainer.judging.close()
+
+
 def test_rewards_are_those_of_the_judge(trainer: CaptionTrainer) -> None:
     trainer._generate_and_score_completions(batch(trainer))
     logged = trainer._logs["rewards"]

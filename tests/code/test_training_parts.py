@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,19 @@ def test_one_judgement_per_caption_serves_all_rewards() -> None:
     assert scored[0].masked.tolist() == [False, True, True, True]
     assert judging.parts == ["assertions", "clarity", "covered"]
     assert sum(s.unknown.sum() for s in scored) == 0 and scored[0].needed.tolist() == [3, 3, 0, 3]
+
+
+def test_precision_in_training_follows_the_switch() -> None:
+    def vague(judged: list[Judgement]) -> list[Judgement]:
+        return [replace(j, assertions=tuple(replace(a, pointable=False) for a in j.assertions or ())) for j in judged]
+
+    found = {}
+    for pointable in (True, False):
+        judging = Judging(world.CountingJudge(vague), world.settings(pointable=pointable))
+        judging.dispatch(groups(1))
+        found[pointable] = judging.collect()[0].rewards[0, 0]
+        judging.close()
+    assert found == {True: 0.0, False: 1.0}
 
 
 class Stubborn(world.CountingJudge):

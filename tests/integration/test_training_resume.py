@@ -210,8 +210,8 @@ def test_a_reward_that_the_judge_cannot_give_is_refused(base: Path, tmp_path: Pa
 @pytest.mark.parametrize("rule", ["gdpo", "grpo"])
 def test_the_reward_rises(base: Path, tmp_path: Path, rule: str) -> None:
     advantage = {
-        "gdpo": {"name": "gdpo", "ddof": 1, "eps": 1e-4, "std_floor": 0.0, "batch_step": True},
-        "grpo": {"name": "grpo", "scale": "group", "ddof": 1, "eps": 1e-4},
+        "gdpo": {"name": "gdpo", "ddof": 1, "eps": 1e-4, "std_floor": 0.0, "batch_step": True, "rank_unmasked": False},
+        "grpo": {"name": "grpo", "scale": "group", "ddof": 1, "eps": 1e-4, "rank_unmasked": False},
     }[rule]
     result = run(base, tmp_path / "work", steps=30, samples_every=30, save_every=30, advantage=advantage)
     means = [sum(row[f"reward/{name}/mean"] for name in result.rewards) / 3 for row in result.history.curves]
