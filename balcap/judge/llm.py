@@ -129,8 +129,10 @@ class LlmJudge(Counting):
         return asks
 
     def _question(self, scene: _Scene, text: dict[str, Any], question: Question, n: int) -> Ask:
+        """Round ``n`` of a question: the options in an order of its own."""
         order = list(range(len(question.options)))
-        Random(json.dumps([scene.seed, question.image_id, question.question, n])).shuffle(order)
+        Random(json.dumps([scene.seed, question.image_id, question.question])).shuffle(order)
+        order = order[n % len(order) :] + order[: n % len(order)]  # no option stands in one place twice
         letters = LETTERS[: len(order) + 1]
         shown = [*(question.options[i] for i in order), UNANSWERABLE]
         values = {**text, "question": question.question, "options": dict(zip(letters, shown, strict=True))}
