@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from balcap.evaluation.detectors import DETECTORS
 from balcap.records import Caption, Judgement, Picture
 
 MODELS = ("base", "policy")
-COLUMNS = ("precision", "recall", "linguistic", "qa_accuracy", "arena", "words", "length_ratio")
+COLUMNS = ("precision", "recall", "linguistic", "qa_accuracy", "arena", "words", "length_ratio", *DETECTORS)
 """Scores of one caption, in the order of samples.parquet; the corpus adds ``b_capscore``."""
 
 

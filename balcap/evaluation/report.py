@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from balcap.evaluation.cases import Case, Row
+from balcap.evaluation.detectors import DETECTORS
 from balcap.evaluation.rewards import PARTS
 from balcap.evaluation.run import Results
 from balcap.evaluation.stats import Score
@@ -42,7 +43,14 @@ ABOUT = {
     "arena": ("Arena", "wins minus losses against three other captioners, −1 to 1"),
     "words": ("Words", "per caption"),
     "length_ratio": ("Length ratio", "words per word of the reference"),
+    "repetition": ("Repetition", "of 100 words, those that say again what stood there"),
+    "hedging": ("Hedging", "expressions per 100 words that leave a statement open"),
+    "self_praise": ("Self-praise", "expressions per 100 words that speak of the caption's own quality"),
 }
+DIGITS = {"words": 1, **dict.fromkeys(DETECTORS, 2)}
+"""Of the metric table, where it is not three."""
+NEUTRAL = ("words", "length_ratio", *DETECTORS)
+"""Metrics that are not better for being larger: their change is no rise and no fall of quality."""
 PLOTS = {
     "scores": ("Scores with their intervals", "Bars of the table's scores, base beside policy, each with its interval"),
     "change": ("Change per picture", "Histograms of policy minus base per picture, one per score"),
@@ -131,6 +139,10 @@ def remarks(results: Results, params: Evaluate) -> list[str]:
         change = results.scores["difference"][name]
         if change.high is not None and change.high < 0:
             found.append(f"{ABOUT[name][0]} fell: {' '.join(interval(change, sign=True))}.")
+    for name in DETECTORS:
+        change = results.scores["difference"][name]
+        if change.low is not None and change.low > 0:
+            found.append(f"{ABOUT[name][0]} rose: {' '.join(interval(change, 2, sign=True))} per 100 words.")
     missing = [ABOUT[name][0].lower() for name, score in results.scores["policy"].items() if score.n == 0]
     if missing:
         found.append(f"Not measured: {', '.join(missing)}.")
@@ -152,10 +164,10 @@ def line(results: Results, params: Evaluate, name: str) -> Line:
     trend = "same"
     if change.low is not None and change.high is not None:
         trend = "up" if change.low > 0 else "down" if change.high < 0 else "same"
-    if name in ("words", "length_ratio"):  # neither is better for being larger
+    if name in NEUTRAL:
         trend = "same"
     label, about = ABOUT[name]
-    digits = 1 if name == "words" else 3
+    digits = DIGITS.get(name, 3)
     texts = (interval(base, digits), interval(policy, digits), interval(change, digits, sign=True))
     return Line(label, about, *texts, trend, change.n, "" if change.n else why_missing(results, params, name))
 

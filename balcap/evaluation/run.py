@@ -13,6 +13,7 @@ from pathlib import Path
 from balcap.evaluation.arena import arena
 from balcap.evaluation.captions import caption_all
 from balcap.evaluation.cases import Case, Row, columns
+from balcap.evaluation.detectors import text_scores
 from balcap.evaluation.judging import check_failures, judge_all
 from balcap.evaluation.length import length_scores
 from balcap.evaluation.qa import accuracy
@@ -96,6 +97,7 @@ def score_picture(
                 "qa_accuracy": accuracy(judgement, picture.questions),
                 "arena": fight,
                 **length_scores(caption, picture.reference),
+                **text_scores(caption.text),
             },
         )
         for caption, judgement, fight in zip(captions, judgements, fights, strict=True)

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from balcap.evaluation.detectors import DETECTORS
 from balcap.evaluation.rewards import PARTS, harmonic_mean
 
 Array = NDArray[np.float64]
@@ -33,6 +34,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "arena": ("arena",),
     "words": ("words",),
     "length_ratio": ("length_ratio",),
+    **{name: (name,) for name in DETECTORS},
 }
 """Corpus scores and the columns whose means they are made of."""
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balcap import rewards
+from balcap.evaluation.detectors import text_scores
 from balcap.judge import guard
 from balcap.judge.guard import Background, Guard, take
 from balcap.params.train import Train
@@ -41,6 +42,8 @@ class Group:
 class Scored:
     """A judged group: rewards float64 [n, K] behind the mask, and per caption mask, words, length ratio [n].
 
+    ``text`` [n, detectors] is what ``balcap.evaluation.detectors`` finds.
+
     ``unknown`` [n] counts the parts that the rewards need and the judge owed; ``needed`` [n] all those parts.
     """
 
@@ -49,6 +52,7 @@ class Scored:
     masked: NDArray[np.bool_]
     words: NDArray[np.float64]
     ratio: NDArray[np.float64]
+    text: NDArray[np.float64]
     unknown: NDArray[np.float64]
     needed: NDArray[np.float64]
 
@@ -125,6 +129,7 @@ class Judging:
             masked,
             words=np.array([length.words(c.text) for c in captions], dtype=np.float64),
             ratio=np.array([length.ratio(c, reference) for c in captions], dtype=np.float64),
+            text=np.array([list(text_scores(c.text).values()) for c in captions], dtype=np.float64),
             unknown=np.minimum(missing, owed).astype(np.float64),
             needed=np.array(owed, dtype=np.float64),
         )

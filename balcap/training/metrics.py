@@ -3,6 +3,7 @@
 reward/NAME/{mean, std, group_std, dead, unknown}   over captions; group_std the mean spread inside groups, dead the
                                                     share of groups without any, unknown the share of captions
 length/{words, ratio, masked}    judge/failure_rate    advantage/std
+text/{repetition, hedging, self_praise}             per 100 words, mean over captions (``balcap.evaluation.detectors``)
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balcap.advantages.base import Array, mean, std
+from balcap.evaluation.detectors import DETECTORS
 
 REWARD = ("mean", "std", "group_std", "dead", "unknown")
-OTHER = ("length/words", "length/ratio", "length/masked", "judge/failure_rate", "advantage/std")
+TEXT = tuple(f"text/{name}" for name in DETECTORS)
+OTHER = ("length/words", "length/ratio", "length/masked", *TEXT, "judge/failure_rate", "advantage/std")
 TIMES = ("generate", "judge_total", "judge_exposed", "logprobs", "update", "step")
 
 
@@ -49,11 +52,12 @@ def batch_metrics(
     masked: NDArray[np.bool_],
     words: Array,
     ratio: Array,
+    text: Array,
     failure_rate: float,
     advantages: Array,
     group_size: int,
 ) -> dict[str, float]:
-    """Metrics of one batch of captions: rewards [N, K], everything else [N], rows group after group."""
+    """Metrics of one batch of captions: rewards [N, K], text [N, detectors], else [N], rows group after group."""
     found: dict[str, float] = {}
     for k, name in enumerate(names):
         found |= reward_metrics(name, rewards[:, k], group_size)
@@ -61,6 +65,7 @@ def batch_metrics(
         "length/words": float(words.mean()),
         "length/ratio": float(mean(ratio)[0]) if not np.isnan(ratio).all() else float("nan"),
         "length/masked": float(masked.mean()),
+        **dict(zip(TEXT, text.mean(axis=0).tolist(), strict=True)),
         "judge/failure_rate": failure_rate,
         "advantage/std": float(advantages.std()),
     }

@@ -131,19 +131,21 @@ class CaptionTrainer(GRPOTrainer):
     def _advantages(self) -> Array:
         """Our rule on the rewards of all ranks, float64; measures the batch on the way."""
         size, k = self.params.group_size, len(self.judging.names)
-        local = [np.column_stack([s.rewards, s.masked, s.words, s.ratio, s.unknown, s.needed]) for s in self._scored]
+        local = [
+            np.column_stack([s.rewards, s.masked, s.words, s.ratio, s.unknown, s.needed, s.text]) for s in self._scored
+        ]
         table = (
             self.accelerator.gather(torch.from_numpy(np.concatenate(local)).to(self.accelerator.device)).cpu().numpy()
         )
         rewards, masked = table[:, :k], table[:, k] > 0
-        words, ratio, unknown, needed = table[:, k + 1 :].T
+        (words, ratio, unknown, needed), text = table[:, k + 1 : k + 5].T, table[:, k + 5 :]
         failure_rate = float(unknown.sum() / max(needed.sum(), 1.0))
         self._check_judge(failure_rate)
         names = self.judging.names
         weights = np.array([self.params.reward_weights[name] for name in names])  # type: ignore[index]
         linguistic = names.index("linguistic") if "linguistic" in names else None
         advantages = self.rule(rewards, masked, size, weights, linguistic)
-        self.measured = batch_metrics(self.judging.names, rewards, masked, words, ratio, failure_rate, advantages, size)
+        self.measured = batch_metrics(names, rewards, masked, words, ratio, text, failure_rate, advantages, size)
         return advantages
 
     def _check_judge(self, failure_rate: float) -> None:

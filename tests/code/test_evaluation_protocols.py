@@ -78,6 +78,16 @@ def test_length_in_words() -> None:
     assert length_scores(Caption("a b"), reference) == {"words": 2.0, "length_ratio": 0.5}
 
 
+def test_faults_of_wording_stand_in_every_row_and_in_the_corpus() -> None:
+    groups = [[Caption("A red red circle sits here."), Caption("This is a complete description.")] for _ in range(3)]
+    found = results(3, groups=groups)
+    assert found.cases[0].base.scores["repetition"] == pytest.approx(100 / 6)
+    assert found.cases[0].policy.scores["self_praise"] == pytest.approx(20.0)
+    change = found.scores["difference"]["self_praise"]
+    assert (change.value, change.low, change.high, change.n) == (20.0, 20.0, 20.0, 3)
+    assert found.scores["difference"]["hedging"].value == 0.0
+
+
 def test_the_teacher_is_better_than_the_noisy_captioner_in_every_score() -> None:
     scores = results(24).scores
     for name in ("precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena"):

@@ -20,7 +20,9 @@ from balcap.files import atomic_path
 from balcap.hashing import dir_md5
 from balcap.records import Assertion, Caption
 
-METRICS = {"precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena", "words", "length_ratio"}
+DETECTED = {"repetition", "hedging", "self_praise"}
+SHARES = {"precision", "recall", "linguistic", "b_capscore", "qa_accuracy"}
+METRICS = SHARES | DETECTED | {"arena", "words", "length_ratio"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_metrics_have_exactly_the_agreed_keys(folder: Path) -> None:
     for part in metrics.values():
         assert set(part) == METRICS
         assert all(set(score) == {"value", "low", "high", "n"} for score in part.values())
-    assert all(0 <= metrics["policy"][name]["value"] <= 1 for name in METRICS - {"arena", "words", "length_ratio"})
+    assert all(0 <= metrics["policy"][name]["value"] <= 1 for name in SHARES)
 
 
 def test_what_does_not_apply_is_null_with_n_zero(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_samples_hold_both_models_under_the_agreed_schema(folder: Path, evaluate
     assert table.schema.equals(SAMPLES)
     assert table.column_names == [
         "image_id", "model", "caption", "truncated", "reference", "precision", "recall", "linguistic", "qa_accuracy",
-        "arena", "words", "length_ratio", "judgement",
+        "arena", "words", "length_ratio", "repetition", "hedging", "self_praise", "judgement",
     ]  # fmt: skip
     rows = table.to_pylist()
     assert [row["model"] for row in rows] == ["base", "policy"] * 12
@@ -154,6 +156,15 @@ def test_the_verdict_follows_the_interval(
 ) -> None:
     got, sentence = headline(change_to(evaluated, low, high).scores)
     assert got == kind and words in sentence
+
+
+def test_the_report_tells_that_faults_of_wording_rose(tmp_path: Path) -> None:
+    plain, vain = "A red circle sits at the centre.", "This is a complete and accurate description."
+    html = write(results(3, groups=[[Caption(plain), Caption(vain)]] * 3), tmp_path)
+    assert "Self-praise rose: +14.29 [+14.29, +14.29] per 100 words." in html
+    assert "Hedging rose" not in html and "Repetition rose" not in html
+    row = next(row for row in html.split("<tr")[1:] if "Self-praise" in row)
+    assert "14.29" in row and "chip same" in row, "more of it is no gain"
 
 
 def test_the_report_says_what_was_not_measured(tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 from balcap.judge import guard
 from balcap.records import Caption, Judgement, Picture
+from balcap.rewards import REWARDS
+from balcap.training.callbacks import TRL_LOGS
 from balcap.training.clock import Clock
 from balcap.training.config import grpo_config, steps_per_generation
 from balcap.training.data import TrainingError, dataset, picture_order, with_reference
 from balcap.training.judging import Group, Judging
-from balcap.training.metrics import batch_metrics, metric_names, reward_metrics
+from balcap.training.metrics import TIMES, batch_metrics, metric_names, reward_metrics
 from balcap.training.outputs import summary, write_curves, write_samples
 
 CAPTIONS = [Caption("A red stripe is here."), Caption("Down"), Caption("", truncated=True), Caption("very up")]
@@ -86,6 +88,7 @@ def test_one_judgement_per_caption_serves_all_rewards() -> None:
     judging.close()
     assert [n for _, n in judge.groups] == [4, 4, 4]
     assert [s.rewards.shape for s in scored] == [(4, 3)] * 3
+    assert [s.text.shape for s in scored] == [(4, 3)] * 3 and not scored[0].text.any()
     assert scored[0].rewards[0].tolist() == [1.0, 1.0, 1.0]
     assert scored[0].rewards[2].tolist() == [0.0, 0.0, 0.0]  # truncated
     assert scored[0].masked.tolist() == [False, True, True, True]
@@ -165,6 +168,7 @@ def test_metrics_of_a_batch_by_hand() -> None:
         masked=np.array([True, False, False, False]),
         words=np.array([2.0, 4.0, 6.0, 8.0]),
         ratio=np.array([0.5, 1.0, np.nan, 1.5]),
+        text=np.array([[50.0, 0.0, 0.0], [0.0, 0.0, 10.0], [0.0, 0.0, 0.0], [0.0, 0.0, 10.0]]),
         failure_rate=0.25,
         advantages=np.array([1.0, -1.0, 1.0, -1.0]),
         group_size=2,
@@ -176,12 +180,26 @@ def test_metrics_of_a_batch_by_hand() -> None:
     assert found["reward/precision/dead"] == 0.0 and found["reward/recall/dead"] == 1.0
     assert found["reward/recall/mean"] == 0.5 and found["reward/recall/unknown"] == 0.5
     assert (found["length/words"], found["length/ratio"], found["length/masked"]) == (5.0, 1.0, 0.25)
+    assert [found[f"text/{name}"] for name in ("repetition", "hedging", "self_praise")] == [12.5, 0.0, 5.0]
     assert found["judge/failure_rate"] == 0.25 and found["advantage/std"] == 1.0
+
+
+def test_there_are_fewer_than_a_hundred_metrics_with_every_reward_on() -> None:
+    times = [f"time/{name}" for name in TIMES]
+    assert len({*metric_names(list(REWARDS)), *times, *TRL_LOGS}) == len(metric_names(list(REWARDS))) + 6 + 7 < 100
 
 
 def test_wholly_unknown_rewards_have_no_mean() -> None:
     found = batch_metrics(
-        ["recall"], np.full((4, 1), np.nan), np.zeros(4, bool), np.ones(4), np.full(4, np.nan), 1.0, np.zeros(4), 2
+        ["recall"],
+        np.full((4, 1), np.nan),
+        masked=np.zeros(4, bool),
+        words=np.ones(4),
+        ratio=np.full(4, np.nan),
+        text=np.zeros((4, 3)),
+        failure_rate=1.0,
+        advantages=np.zeros(4),
+        group_size=2,
     )
     assert math.isnan(found["reward/recall/mean"]) and math.isnan(found["length/ratio"])
     assert found["reward/recall/unknown"] == 1.0 and found["reward/recall/dead"] == 1.0

@@ -27,6 +27,10 @@ from flows.request import RunRequest, write_params
 PROJECT = Path(__file__).parents[2]
 OVERRIDE = "train.reward_weights.recall=2"
 DEADLINE = 1500
+METRICS = (
+    "precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena", "words", "length_ratio",
+    "repetition", "hedging", "self_praise",
+)  # fmt: skip
 DVC = [sys.executable, "-m", "dvc"]
 BALCAP = [sys.executable, "-m", "flows.cli"]
 WAYS = {
@@ -130,7 +134,7 @@ def test_results_stand_in_the_working_tree(clones: dict[str, Clone]) -> None:
     metrics = json.loads((root / "reports/evaluate/metrics.json").read_text())
     assert {who: sorted(scores) for who, scores in metrics.items()} == dict.fromkeys(
         ("base", "policy", "difference"),
-        sorted(["precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena", "words", "length_ratio"]),
+        sorted(METRICS),
     )
     assert all(set(score) == {"value", "low", "high", "n"} for scores in metrics.values() for score in scores.values())
     for path in ("models/policy/model.safetensors", "reports/evaluate/report.html", "reports/train/curves.csv"):
