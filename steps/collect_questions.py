@@ -10,20 +10,38 @@ from __future__ import annotations
 from functools import partial
 
 from balcap.collect import QUESTIONS, question_writer
+from balcap.collect.curate import Curated, curate
 from balcap.records_io import write_questions
 from steps._collecting import collect_all
-from steps._stage import main, stage
+from steps._stage import Stage, StageError, main, stage
 
 
 def body() -> None:
-    """Write the questions of every picture, in resumable shards; a picture without questions is no fault here."""
+    """Write every picture's questions, in resumable shards, and curate them; a picture without any is no fault here."""
     with stage("collect_questions") as s:
         params = s.params.collect_questions
         done = collect_all(s, QUESTIONS, partial(question_writer, params), params.shard_size)
+        curated = curate(done.records, params)
+        report(s, curated)
         with s.output("data/questions.parquet") as tmp:
-            write_questions(tmp, done.records)
-        asked = done.pictures - len(done.failures)
-        print(f"{len(done.records)} questions for {asked} of {done.pictures} pictures", flush=True)
+            write_questions(tmp, curated.kept)
+        asked = len({question.image_id for question in curated.kept})
+        print(f"{len(curated.kept)} questions for {asked} of {done.pictures} pictures", flush=True)
+
+
+def report(s: Stage, curated: Curated) -> None:
+    """Say what curation did, if it is on; raises :class:`StageError` when it leaves nothing."""
+    params = s.params.collect_questions
+    if not params.curated:
+        return
+    s.run.log({"dropped": curated.dropped, "unknown_accuracy": curated.unknown, "kept": len(curated.kept)})
+    tests = f"{params.min_accuracy_with_image} with the picture, {params.max_accuracy_without_image} without"
+    print(f"curated ({tests}): {curated.dropped} dropped, {curated.unknown} kept untested", flush=True)
+    if curated.dropped and not curated.kept:
+        raise StageError(
+            f"curation dropped all {curated.dropped} questions ({tests}); lower min_accuracy_with_image, raise "
+            "max_accuracy_without_image, or set them to null"
+        )
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 A writer is called with one sample and returns its records, or raises ``Unwritten``. One file per writer: `scenes`
 (the imperfect teacher of the embedded world) and `file` (what people wrote). Every reference carries the hash of how it
 was made (``prompt_sha256``): of the prompt for a language model, else of the writer's own description with its version.
+All questions are written first, then curated by how well they are answered with and without the picture (`curate.py`).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -54,10 +56,11 @@ def reference_writer(params: CollectReferences, origins: Mapping[str, str]) -> W
 
 
 def question_writer(params: CollectQuestions, origins: Mapping[str, str]) -> Writer:
-    """As :func:`reference_writer`, for at most ``per_image`` questions per picture."""
+    """As :func:`reference_writer`, for at most ``per_image`` questions per picture, or for all if they are curated."""
+    limit = sys.maxsize if params.curated else params.per_image
     if params.writer.name == "file":
-        return file_questions(Path(params.path), params.writer.encoding, origins, params.per_image)
-    return partial(_scene_questions, seed=params.writer.seed, limit=params.per_image)
+        return file_questions(Path(params.path), params.writer.encoding, origins, limit)
+    return partial(_scene_questions, seed=params.writer.seed, limit=limit)
 
 
 def report_problems(writer: Writer, work: Path) -> int:

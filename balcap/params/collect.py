@@ -46,4 +46,13 @@ class CollectQuestions(Strict):
     writer: Writer
     per_image: PositiveInt
     """Most questions kept per picture."""
+    min_accuracy_with_image: float | None = Field(ge=0.0, lt=1.0)
+    """Kept only if answered more often than this with the picture; null: not curated by it (CapRL: 0.75)."""
+    max_accuracy_without_image: float | None = Field(gt=0.0, le=1.0)
+    """Kept only if answered less often than this without the picture; null: not curated by it (CapRL: 0.25)."""
     shard_size: PositiveInt
+
+    @property
+    def curated(self) -> bool:
+        """Whether a test is on."""
+        return self.min_accuracy_with_image is not None or self.max_accuracy_without_image is not None

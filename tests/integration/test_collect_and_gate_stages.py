@@ -63,6 +63,7 @@ def checkout(tmp_path: Path) -> Path:
     }  # fmt: skip
     params["collect_questions"] = {
         "path": "data/mine/questions.jsonl", "writer": writer, "shard_size": SHARD, "per_image": 2,
+        "min_accuracy_with_image": None, "max_accuracy_without_image": None,
     }  # fmt: skip
     params["validate_images"] |= {"min_train_images": 10, "min_eval_images": 4, "max_aspect": 2.0}
     params["validate_references"] |= {"min_questions": 2}
@@ -234,6 +235,32 @@ def test_the_gates_pass_good_data_and_stop_bad_references(checkout: Path, run: S
     assert run.last.kept["gx/report.html"] == report.read_bytes(), "kept before the stage failed"
 
 
+def curated_at(checkout: Path, low: float | None, high: float | None) -> None:
+    params = yaml.safe_load((checkout / "params.yaml").read_text())
+    params["collect_questions"] |= {"min_accuracy_with_image": low, "max_accuracy_without_image": high, "per_image": 1}
+    (checkout / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_questions_are_curated_where_their_accuracy_is_known(
+    checkout: Path, run: Stages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "data/references.parquet").write_bytes(b"an input of collect_questions")
+    known: list[dict[str, float]] = [{"accuracy_with_image": 0.5}, {"accuracy_with_image": 1.0}, {}]
+    rows = [question(n, k) | known[k] for n in range(COUNT) for k in range(3)]
+    lines(checkout / "data/mine/questions.jsonl", rows)
+    curated_at(checkout, 0.75, 0.25)
+    found = run("collect_questions").metrics
+    kept = read_questions(checkout / "data/questions.parquet")
+    assert [q.question for qs in kept.values() for q in qs] == ["Question 1?"] * COUNT  # one each, behind the tests
+    assert (found["dropped"], found["kept"], found["unknown_accuracy"]) == (COUNT, COUNT, COUNT)
+    assert f"{COUNT} dropped, {COUNT} kept untested" in capsys.readouterr().out
+    before = (checkout / "data/questions.parquet").read_bytes()
+    lines(checkout / "data/mine/questions.jsonl", [row | {"accuracy_without_image": 1.0} for row in rows])
+    with pytest.raises(StageError, match=f"dropped all {3 * COUNT} questions .* set them to null"):
+        run("collect_questions")
+    assert (checkout / "data/questions.parquet").read_bytes() == before
+
+
 def scene_params(**more: Any) -> dict[str, Any]:
     return {"path": "balcap/scenes", "writer": {"name": "scenes", "seed": 3}, "shard_size": 5} | more
 
@@ -242,7 +269,8 @@ def test_the_embedded_world_writes_its_references_and_questions() -> None:
     scene = draw_scene(7, 0, 1, 3)
     sample = Sample(picture_id(1), b"", "train", "scenes", "CC0-1.0", {"scene": scene.to_json()})
     references = reference_writer(CollectReferences.model_validate(scene_params(max_failure_share=0.0)), {})
-    questions = question_writer(CollectQuestions.model_validate(scene_params(per_image=4)), {})
+    null = {"min_accuracy_with_image": None, "max_accuracy_without_image": None}
+    questions = question_writer(CollectQuestions.model_validate(scene_params(per_image=4, **null)), {})
     [reference] = references(sample)
     assert reference.units and reference.image_id == sample.image_id and references(sample) == [reference]
     assert 0 < len(questions(sample)) <= 4
