@@ -14,6 +14,7 @@ It runs in a thread and may be used from any other. FAULTS names what it can do 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 import struct
@@ -60,9 +61,11 @@ class BadServer:
         self.rule: Callable[[Asked], str | None] = lambda asked: None
         self.delay = 0.0
         """Seconds before each answer."""
+        self.stalled: Callable[[], object] = lambda: None
+        """Called in the server's thread when a request begins to wait for ever."""
         self.asked: list[Asked] = []
-        self.peak = self.now = self.sent = 0
-        """Most requests at once; those at the moment; bytes of large answers that the client took."""
+        self.peak = self.now = 0
+        """Most requests at once; those at the moment."""
         self._next: deque[str] = deque()
         self._loop = Background()
         self._held = socket.socket()  # keeps the port while the server is dead: nobody listens, nobody else gets it
@@ -154,6 +157,14 @@ def _body(text: str) -> Fault:
     return _status(200, text)
 
 
+async def _compressed(server: BadServer, request: web.Request, asked: Asked) -> web.StreamResponse:
+    """A good answer, packed though nobody asked for that: what is small here may be huge there."""
+    reply = await _says()(server, request, asked)
+    assert isinstance(reply, web.Response) and reply.text
+    packed = gzip.compress(reply.text.encode())
+    return web.Response(body=packed, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
+
+
 async def _echo(server: BadServer, request: web.Request, asked: Asked) -> web.StreamResponse:
     return web.Response(status=400, text=f"you sent {asked.authorization}")
 
@@ -163,6 +174,11 @@ async def _moved(server: BadServer, request: web.Request, asked: Asked) -> web.S
 
 
 async def _stall(server: BadServer, request: web.Request, asked: Asked) -> web.StreamResponse:
+    server.stalled()
+    return await _say_nothing()
+
+
+async def _say_nothing() -> web.StreamResponse:
     await asyncio.Event().wait()  # until the client is gone, or the server
     raise AssertionError
 
@@ -199,14 +215,14 @@ async def _hang_up(server: BadServer, request: web.Request, asked: Asked) -> web
     """Closes the connection without a word."""
     assert request.transport is not None
     request.transport.abort()
-    return await _stall(server, request, asked)
+    return await _say_nothing()
 
 
 async def _no_http(server: BadServer, request: web.Request, asked: Asked) -> web.StreamResponse:
     assert request.transport is not None
     request.transport.write(b"\x00\x01 this is no HTTP\r\n\r\n")  # type: ignore[attr-defined]
     request.transport.close()
-    return await _stall(server, request, asked)
+    return await _say_nothing()
 
 
 def _large(length: int | None) -> Fault:
@@ -216,7 +232,6 @@ def _large(length: int | None) -> Fault:
         reply = await _begin(request, b'{"choices": [{"message": {"content": "', length)
         for _ in range(LARGE // 50_000):
             await reply.write(b"a" * 50_000)
-            server.sent += 50_000
         return reply
 
     return fault
@@ -253,6 +268,7 @@ FAULTS: dict[str, Fault] = {
     "no message": _body('{"choices": [{"text": "x"}]}'),
     "empty choices": _body('{"choices": []}'),
     "no choices": _body("{}"),
+    "compressed": _compressed,
     "large": _large(LARGE + 38),
     "large, chunked": _large(None),
     # a completion that is no answer

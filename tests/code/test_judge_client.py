@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from email.utils import formatdate
 from typing import Any, TypeVar
 
+import aiohttp
 import pytest
 
 from balcap.judge.client import Answer, Call, CallFailed, Client
@@ -115,6 +116,7 @@ FINAL = {
     "no message": "not a completion",
     "no choices": "not a completion",
     "number": "not a completion",
+    "compressed": "not a completion",
     "half character": "not a completion",
     "large": "too large",
     "large, chunked": "too large",
@@ -140,9 +142,30 @@ AGAIN = {
 }
 
 
-def shortly(fault: str) -> dict[str, float]:
-    """A timeout that is waited for is short; any other is not reached."""
-    return {"timeout": 1.0} if AGAIN.get(fault) == "timeout" else {}
+class Timeouts:
+    """Stands for asyncio in the client: a timeout ends when the server stalls, whatever the clock says."""
+
+    def __init__(self, server: BadServer) -> None:
+        server.stalled = self.expire
+        self.asked: list[float] = []
+
+    def timeout(self, seconds: float) -> asyncio.Timeout:
+        self.asked.append(seconds)
+        self.last, self.loop = asyncio.timeout(None), asyncio.get_running_loop()
+        return self.last
+
+    def expire(self) -> None:
+        self.loop.call_soon_threadsafe(self.last.reschedule, 0.0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+
+@pytest.fixture
+def timeouts(server: BadServer, monkeypatch: pytest.MonkeyPatch) -> Timeouts:
+    instead = Timeouts(server)
+    monkeypatch.setattr("balcap.judge.client.asyncio", instead)
+    return instead
 
 
 @pytest.mark.parametrize("fault", FINAL)
@@ -160,23 +183,30 @@ def test_what_would_be_the_same_again_is_not_tried_again(server: BadServer, faul
 
 
 @pytest.mark.parametrize("fault", AGAIN)
-def test_what_may_pass_is_tried_again(server: BadServer, fault: str) -> None:
+def test_what_may_pass_is_tried_again(server: BadServer, timeouts: Timeouts, fault: str) -> None:
     server.then(fault, fault)
-    client = Client("m", serving(server, **shortly(fault)), sleep=Sleeps())
+    client = Client("m", serving(server), sleep=Sleeps())
     assert chats(client, call()) == [Answer(ANSWER, 100, 7, 64)]
     account = client.account()["recall"]
     assert (account["calls"], account["attempts"], account["failures"]) == (1, 3, 0) and len(server.asked) == 3
 
 
 @pytest.mark.parametrize("fault", AGAIN)
-def test_a_fault_that_stays_is_its_reason_after_the_last_retry(server: BadServer, fault: str) -> None:
+def test_a_fault_that_stays_is_its_reason_after_the_last_retry(
+    server: BadServer, timeouts: Timeouts, fault: str
+) -> None:
     server.rule = lambda asked: fault
     sleeps = Sleeps()
-    client = Client("m", serving(server, retries=2, **shortly(fault)), sleep=sleeps)
+    client = Client("m", serving(server, retries=2), sleep=sleeps)
     assert chats(client, call()) == [AGAIN[fault]]
     account = client.account()["recall"]
     assert (account["calls"], account["attempts"], account["failures"]) == (1, 3, 1)
-    assert len(server.asked) == 3 and len(sleeps.asked) == 2
+    assert len(server.asked) == 3 and len(sleeps.asked) == 2 and timeouts.asked == [SECONDS] * 3
+
+
+def test_a_stalled_call_ends_by_the_clock(server: BadServer) -> None:
+    server.rule = lambda asked: "stall in body"
+    assert chats(Client("m", serving(server, retries=0, timeout=0.2)), call()) == ["timeout"]
 
 
 @pytest.mark.parametrize("fault", ["half json", "extra text", "wrong schema"])
@@ -278,10 +308,22 @@ def test_tokens_are_counted_per_kind_those_of_failures_too(server: BadServer) ->
     }
 
 
-def test_a_large_answer_is_not_read_on(server: BadServer) -> None:
-    server.then("large, chunked")
+@pytest.mark.parametrize(("fault", "most"), [("large", 2**12), ("large, chunked", 2**20 + 2**18)])
+def test_a_large_answer_is_not_read_on(
+    server: BadServer, monkeypatch: pytest.MonkeyPatch, fault: str, most: int
+) -> None:
+    chunks: list[int] = []  # also those of the question, which the server reads
+    readany = aiohttp.StreamReader.readany
+
+    async def counted(reader: aiohttp.StreamReader) -> bytes:
+        chunk = await readany(reader)
+        chunks.append(len(chunk))
+        return chunk
+
+    monkeypatch.setattr(aiohttp.StreamReader, "readany", counted)
+    server.then(fault)
     assert chats(Client("m", serving(server)), call()) == ["too large"]
-    assert server.sent < 9_000_000
+    assert sum(chunks) <= most
 
 
 def test_half_of_a_character_is_no_text() -> None:
@@ -384,11 +426,11 @@ def test_health_is_told_per_endpoint(server: BadServer) -> None:
 
 
 def test_the_key_goes_into_the_header_and_nowhere_else(
-    server: BadServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: BadServer, timeouts: Timeouts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("BALCAP_TEST_KEY", KEY + "\n")
     caplog.set_level(logging.DEBUG)
-    client = Client("m", serving(server, key="BALCAP_TEST_KEY", retries=1, timeout=1.5), sleep=Sleeps())
+    client = Client("m", serving(server, key="BALCAP_TEST_KEY", retries=1), sleep=Sleeps())
     faults = ["good", "400 echo", "401", "stall", "stall", "reset", "reset", "no http", "no http", "large"]
     server.then(*faults)
     seen = [repr(client), repr(vars(client)), str(client.account())]
