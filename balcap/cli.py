@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from balcap.cli_caption import caption
+from balcap.cli_judge import judge
 from balcap.cli_serve import app as serve
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ recipes = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(recipes, name="recipe")
+app.add_typer(judge, name="judge")
 app.command()(caption)
 app.add_typer(serve, name="serve")
 

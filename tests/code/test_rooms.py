@@ -18,7 +18,9 @@ RANKS = [
     {"images", "sources", "collect", "expectations", "judge", "rewards", "advantages", "policy"},
     {"warmstart", "training", "evaluation", "registry", "serve"},
     {"tracking", "caption", "scoring"},
-    {"cli_caption", "cli_judge", "cli_serve"},
+    {"calibration"},
+    {"cli_caption", "cli_calibrate", "cli_serve"},
+    {"cli_judge"},
     {"cli"},
 ]
 SIDEWAYS = {("sources", "images"), ("training", "evaluation")}
