@@ -59,8 +59,9 @@ def list_() -> None:
     """Name the recipes, each with what it is for."""
     from balcap.recipes import recipe_names, recipe_summary
 
-    for name in recipe_names(Path()):
-        print(f"{name:<12} {recipe_summary(Path(), name)}")
+    names = recipe_names(Path())
+    for name in names:
+        print(f"{name:<{max(map(len, names))}}  {recipe_summary(Path(), name)}")
 
 
 @recipes.command()

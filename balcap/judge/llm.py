@@ -196,9 +196,10 @@ class LlmJudge(Counting):
         if not caption.text:
             return self._of_nothing(scene)
         said = {ask.kind: parts[ask.key] for ask in asks if ask.kind != "answer"}
-        marks = said.get("linguistic") or (None,) * len(MARKS)
+        clarity, fluency, coherency = said.get("linguistic") or (None, None, None)
         rounds = [parts[ask.key] for ask in asks if ask.kind == "answer"]
-        return Judgement(said.get("precision"), said.get("recall"), *marks, answers=self._answers(scene, rounds))
+        answers = self._answers(scene, rounds)
+        return Judgement(said.get("precision"), said.get("recall"), clarity, fluency, coherency, answers)
 
     def _answers(self, scene: _Scene, said: list[Any]) -> tuple[tuple[int, ...], ...] | None:
         """Rounds per question; a single round that failed leaves all unknown, for the mean would be another one."""

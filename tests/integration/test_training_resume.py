@@ -218,12 +218,17 @@ def test_the_reward_rises(base: Path, tmp_path: Path, rule: str) -> None:
     assert sum(means[-5:]) / 5 > sum(means[:5]) / 5 + 0.2
 
 
+SOFT = {"name": "soft", "tau_low": 0.5, "tau_high": 2.0, "softness": 0.5}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"precision": "bfloat16", "gradient_checkpointing": True},
         {"loss": {"type": "grpo", "clip_low": 0.2, "clip_high": 0.28, "kl": 0.01}},
         {"reward_weights": {"recall": 1.0}, "updates_per_step": 1},
+        {"length_mask": SOFT, "advantage": {**world.SETTINGS["advantage"], "rank_unmasked": True}, "pointable": False},
+        {"advantage": {"name": "grpo", "scale": "batch", "ddof": 1, "eps": 1e-4, "rank_unmasked": True}},
     ],
 )
 def test_other_settings_train_too(base: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
