@@ -27,7 +27,7 @@ from balcap.tracking import ensure_parent, find_producer, finish_parent, stage_r
 from balcap.tracking.journal import Journal, orphans
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 60.0
+DEADLINE = 240.0
 
 
 @pytest.fixture
