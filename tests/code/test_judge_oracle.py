@@ -125,11 +125,11 @@ def test_a_foreign_question_makes_answers_unknown_not_wrong() -> None:
     assert oracle.failures == {"not a question about a scene": 1}
 
 
-def test_a_caption_costs_a_fraction_of_a_millisecond() -> None:
-    """At most five per cent of a step of 128 captions that takes 1.2 s is 0.47 ms a caption; measured is about 0.2."""
+def test_a_caption_costs_milliseconds_at_most() -> None:
+    """Measured is about 0.2 ms; the goal, a share of a training step, is the benchmark's (``embedded_step``)."""
     captions = [[noisy_caption(draw_scene(6, i, 1, 3), k) for k in range(8)] for i in range(len(SAMPLES))]
     judge(0, "warm up")
     start = time.process_time()
     for i, texts in enumerate(captions):
         judge(i, *texts)
-    assert (time.process_time() - start) / (8 * len(SAMPLES)) < 0.47e-3
+    assert (time.process_time() - start) / (8 * len(SAMPLES)) < 5e-3

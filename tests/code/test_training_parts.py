@@ -155,7 +155,7 @@ def test_a_judge_that_blocks_the_loop_does_not_hang_the_step(monkeypatch: pytest
     start = time.monotonic()
     judging.dispatch(groups(3))
     scored = judging.collect()
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 3.5  # the judge blocks for 4
     assert all(np.isnan(s.rewards[0]).all() for s in scored) and judging.guard.why() == "blocked: 3"
     judging.close()
 

@@ -32,15 +32,23 @@ def balcap(root: Path, *args: str, **env: str) -> tuple[int, str]:
     return process.returncode, said
 
 
-def cpu_seconds(root: Path, *args: str) -> float:
+def cpu_seconds(act: Callable[[], object]) -> float:
+    """CPU seconds of the children that ``act`` starts and awaits."""
     before = os.times()
-    balcap(root, *args)
+    act()
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
+def relative_cost(act: Callable[[], object]) -> float:
+    """CPU time of ``act`` in units of importing three light packages: what else the machine does slows both alike."""
+    unit = cpu_seconds(lambda: subprocess.run([sys.executable, "-c", "import pydantic, typer, yaml"], check=True))
+    return cpu_seconds(act) / unit
+
+
 def test_help_answers_at_once_and_names_the_commands(repo: Path) -> None:
-    assert min(cpu_seconds(repo, "--help") for _ in range(3)) < 0.8
+    # measured 2; importing torch costs 20, Prefect and MLflow 40
+    assert min(relative_cost(lambda: balcap(repo, "--help")) for _ in range(3)) < 5
     _, said = balcap(repo, "--help")
     assert all(word in said for word in ("run", "demo", "ui", "recipe", "train.reward_weights.recall=2"))
 
@@ -81,10 +89,8 @@ def test_bad_parameters_fail_at_once(repo: Path, executed: Executed, args: list[
         nonlocal status, said
         status, said = balcap(repo, "run", *args)
 
-    before = os.times()
-    attempt()
-    after = os.times()
-    assert after.children_user + after.children_system - before.children_user - before.children_system < 2.0
+    # measured 4 to 9, which is 2 seconds at most on an idle machine; Prefect's import alone would double it
+    assert min(relative_cost(attempt) for _ in range(2)) < 14
     assert status in (1, 2) and message in said and "Traceback" not in said
     assert executed() == [] and not (repo / ".prefect").exists()
 

@@ -26,7 +26,7 @@ from flows.request import RunRequest, write_params
 
 PROJECT = Path(__file__).parents[2]
 OVERRIDE = "train.reward_weights.recall=2"
-DEADLINE = 1500
+DEADLINE = 2100
 METRICS = (
     "precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena", "words", "length_ratio",
     "repetition", "hedging", "self_praise",
