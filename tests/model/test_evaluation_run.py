@@ -13,6 +13,7 @@ from balcap.evaluation.run import Results, evaluate
 from balcap.evaluation.write import write_results
 from balcap.files import atomic_path
 from balcap.hashing import dir_md5
+from balcap.judge import JUDGES
 from balcap.params.warmstart import TinyModel
 from balcap.policy.build import build_tiny
 from balcap.policy.folder import PolicyError
@@ -48,6 +49,7 @@ def run(models: Path, work: Path, base: str = "base", policy: str = "policy") ->
         {p.sample.image_id: p.reference for p in PICTURES},
         {p.sample.image_id: p.questions for p in PICTURES},
         work,
+        JUDGES["oracle"](),
     )
 
 
