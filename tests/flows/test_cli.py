@@ -60,7 +60,7 @@ def test_nothing_heavy_is_imported_for_help(repo: Path) -> None:
 
 
 def test_recipes(repo: Path) -> None:
-    assert balcap(repo, "recipe", "list") == (0, "other        Another seed\n")
+    assert balcap(repo, "recipe", "list") == (0, "other  Another seed\n")
     assert balcap(repo, "recipe", "show", "other")[1] == (repo / "recipes/other.yaml").read_text()
     status, said = balcap(repo, "recipe", "apply", "none")
     assert (status, said) == (1, "error: no recipe 'none'; there are: other\n")
