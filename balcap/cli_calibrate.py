@@ -55,7 +55,8 @@ def calibrate(
     console.print(verdict_table(measured), "", reward_table(measured), "")
     for sentence in verdict(measured):
         console.print(f"[yellow]{sentence}")
-    print(f"train.advantage.std_floor: {std_floor(measured)}\n{out / 'calibration.json'}\n{out / 'reliability.png'}")
+    floors = ", ".join(f"{name}: {noise}" for name, noise in std_floor(measured).items())
+    print(f"train.advantage.std_floor: {{{floors}}}\n{out / 'calibration.json'}\n{out / 'reliability.png'}")
 
 
 def check(

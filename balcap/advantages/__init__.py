@@ -1,6 +1,6 @@
 """Rewards into advantages: pure functions on arrays, one file per rule, nothing of torch in them.
 
-rule = make_rule(params.train.advantage)
+rule = make_rule(params.train.advantage, rewards.names(params.train.reward_weights))
 advantages = rule(rewards, masked, group_size, weights, linguistic)     # float64 [N] from [N, K], [N], int, [K]
 
 ``linguistic`` is the column of the reward that the length mask acts on, or None without it: a rule with
@@ -9,7 +9,7 @@ advantages = rule(rewards, masked, group_size, weights, linguistic)     # float6
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -26,6 +26,9 @@ Rule = Callable[[Array, NDArray[np.bool_], int, Array, int | None], Array]
 RULES: dict[str, Callable[..., Array]] = {"gdpo": gdpo, "grpo": grpo}
 
 
-def make_rule(params: Gdpo | Grpo) -> Rule:
-    """The rule that ``train.advantage`` names, with its settings."""
-    return partial(RULES[params.name], **params.model_dump(exclude={"name"}))
+def make_rule(params: Gdpo | Grpo, names: Sequence[str]) -> Rule:
+    """The rule that ``train.advantage`` names, with its settings; ``names`` are the rewards in the columns' order."""
+    settings = params.model_dump(exclude={"name"})
+    if isinstance(settings.get("std_floor"), dict):
+        settings["std_floor"] = np.array([settings["std_floor"].get(name, 0.0) for name in names])
+    return partial(RULES[params.name], **settings)

@@ -36,7 +36,7 @@ def centred(values: Array, centre: Array, spread: Array, eps: float) -> Array:
     return np.where(spread > 0.0, (values - centre) / (spread + eps), np.where(np.isnan(values), np.nan, 0.0))
 
 
-def floored(spread: Array, floor: float) -> Array:
+def floored(spread: Array, floor: float | Array) -> Array:
     """Spreads raised to ``floor``; zero stays zero, for where nothing differs there is nothing to learn."""
     return np.where(spread > 0.0, np.maximum(spread, floor), 0.0)
 

@@ -32,21 +32,22 @@ def gdpo(
     *,
     ddof: int,
     eps: float,
-    std_floor: float,
+    std_floor: float | Array,
     batch_step: bool,
     rank_unmasked: bool,
 ) -> Array:
     """Advantages float64 [N] from rewards [N, K] whose rows lie group after group, and weights [K].
 
     ``masked`` [N] (closed by the length mask) and ``linguistic`` (that reward's column) matter with ``rank_unmasked``
-    only: otherwise the mask has done its work on the reward.
+    only: otherwise the mask has done its work on the reward. ``std_floor`` is one number or one per reward [K].
     """
     groups = in_groups(rewards, group_size)
-    z = centred(groups, mean(groups, axis=1), floored(std(groups, ddof, axis=1), std_floor), eps)
+    floors = np.broadcast_to(np.asarray(std_floor, dtype=np.float64), groups.shape[2])
+    z = centred(groups, mean(groups, axis=1), floored(std(groups, ddof, axis=1), floors), eps)
     if rank_unmasked and linguistic is not None:
         closed = masked.reshape(-1, group_size)
         some = closed.any(axis=1)
-        z[..., linguistic][some] = ranked(groups[..., linguistic][some], closed[some], ddof, eps, std_floor)
+        z[..., linguistic][some] = ranked(groups[..., linguistic][some], closed[some], ddof, eps, floors[linguistic])
     dead = np.isnan(groups).all(axis=2).ravel()
     total = np.where(np.isnan(z), 0.0, z).reshape(len(dead), -1) @ np.asarray(weights, dtype=np.float64)
     total[dead] = np.nan

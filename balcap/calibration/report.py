@@ -33,13 +33,13 @@ def write_calibration(folder: Path, measured: Measured) -> None:
         figure.savefig(tmp, format="png", dpi=130, metadata={"Software": None})
 
 
-def std_floor(measured: Measured) -> float | None:
-    """What ``train.advantage.std_floor`` should be: the largest noise of a reward; None while none is known.
+def std_floor(measured: Measured) -> dict[str, float]:
+    """What ``train.advantage.std_floor`` should be: the noise of each reward of which it is known.
 
     A group whose captions differ by less than the judge errs teaches the judge's errors (training, section 5.3).
     """
-    known = [value for name in REWARDS if (value := measured.scores[name]["noise"].value) is not None]
-    return round(max(known), 4) if known else None
+    noise = {name: measured.scores[name]["noise"].value for name in REWARDS}
+    return {name: round(value, 4) for name, value in noise.items() if value is not None}
 
 
 def verdict(measured: Measured) -> list[str]:

@@ -46,7 +46,8 @@ class Gdpo(Strict):
     name: Literal["gdpo"]
     ddof: Literal[0, 1]
     eps: PositiveFloat
-    std_floor: NonNegativeFloat
+    std_floor: NonNegativeFloat | dict[RewardName, NonNegativeFloat]
+    """Spread that a reward's judge makes of nothing (`balcap judge calibrate`), for all rewards or by name."""
     batch_step: bool
     rank_unmasked: bool
     """Normalise the linguistic reward among captions that the length mask leaves open; the others stand at -1."""

@@ -62,7 +62,7 @@ class CaptionTrainer(GRPOTrainer):
     ) -> None:
         self.policy, self.params, self.judging = policy, params, judging
         self.pictures = pictures
-        self.rule = make_rule(params.advantage)
+        self.rule = make_rule(params.advantage, judging.names)
         self.clock = Clock()
         self.measured: dict[str, float] = {}
         self.extra_state: Callable[[Path], None] = lambda folder: None

@@ -14,6 +14,7 @@ from balcap.advantages.gdpo import gdpo
 from balcap.advantages.grpo import grpo
 from balcap.params.train import Gdpo, Grpo
 
+REWARDS = ("precision", "recall", "linguistic")
 SETTINGS: dict[str, dict[str, Any]] = {
     "gdpo": {"ddof": 1, "eps": 1e-4, "std_floor": 0.0, "batch_step": True, "rank_unmasked": False},
     "gdpo-no-batch": {"ddof": 0, "eps": 1e-6, "std_floor": 0.0, "batch_step": False, "rank_unmasked": False},
@@ -194,4 +195,20 @@ def test_make_rule_hands_the_settings_over() -> None:
         Grpo(name="grpo", scale="batch", ddof=0, eps=0.01, rank_unmasked=True),
     ):
         expected = RULES[params.name](rewards, masked, 8, np.ones(3), 2, **params.model_dump(exclude={"name"}))
-        assert (make_rule(params)(rewards, masked, 8, np.ones(3), 2) == expected).all()
+        assert (make_rule(params, REWARDS)(rewards, masked, 8, np.ones(3), 2) == expected).all()
+
+
+@pytest.mark.parametrize("rank_unmasked", [False, True])
+def test_a_floor_by_name_acts_on_its_reward_alone(rank_unmasked: bool) -> None:
+    """The sum is linear without the batch step: each column can be taken by itself with its own floor."""
+    rewards, masked = shares(np.random.default_rng(3), 4, 8) * 0.05, np.arange(32) % 5 == 0
+    settings = {"name": "gdpo", "ddof": 1, "eps": 1e-4, "batch_step": False, "rank_unmasked": rank_unmasked}
+    floors = {"linguistic": 0.2, "precision": 0.1}
+    found = make_rule(Gdpo(std_floor=floors, **settings), REWARDS)(rewards, masked, 8, np.ones(3), 2)  # type: ignore[arg-type]
+    single = [
+        make_rule(Gdpo(std_floor=floors.get(name, 0.0), **settings), REWARDS)(rewards, masked, 8, np.eye(3)[k], 2)  # type: ignore[arg-type]
+        for k, name in enumerate(REWARDS)
+    ]
+    assert found == pytest.approx(sum(single), abs=1e-12)
+    unlike = make_rule(Gdpo(std_floor=0.0, **settings), REWARDS)(rewards, masked, 8, np.ones(3), 2)  # type: ignore[arg-type]
+    assert np.abs(found - unlike).max() > 0.1

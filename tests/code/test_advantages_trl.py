@@ -51,7 +51,7 @@ def trl(rewards: np.ndarray, size: int, weights: Any, aggregation: str, scale: s
 
 
 def ours(params: Gdpo | Grpo, rewards: np.ndarray, size: int, weights: Any) -> np.ndarray:
-    return make_rule(params)(rewards, np.zeros(len(rewards), dtype=bool), size, np.asarray(weights), None)
+    return make_rule(params, "abc")(rewards, np.zeros(len(rewards), dtype=bool), size, np.asarray(weights), None)
 
 
 cases = st.tuples(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 8), st.integers(1, 4), st.floats(0.0, 0.6))
