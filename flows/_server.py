@@ -20,8 +20,8 @@ from importlib import import_module
 from pathlib import Path
 
 from balcap.files import locked
+from balcap.processes import group
 from balcap.workspace import main_checkout
-from flows._process import group
 
 START_SECONDS = 300.0
 STOP_SECONDS = 10.0

@@ -15,8 +15,8 @@ from balcap.files import locked
 from balcap.mlflow_store import SETTINGS as MLFLOW_SETTINGS
 from balcap.mlflow_store import connect, tracking_uri
 from balcap.params import load_params
+from balcap.processes import group
 from flows._dvc import PARAMS
-from flows._process import group
 from flows._server import SETTINGS, START_SECONDS, ServerFault, home
 
 HOST = "127.0.0.1"

@@ -13,7 +13,18 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 RANKS = [
-    {"params", "records", "records_io", "hashing", "files", "progress", "workspace", "recipes", "mlflow_store"},
+    {
+        "params",
+        "records",
+        "records_io",
+        "hashing",
+        "files",
+        "processes",
+        "progress",
+        "workspace",
+        "recipes",
+        "mlflow_store",
+    },
     {"scenes"},
     {"images", "sources", "collect", "expectations", "judge", "rewards", "advantages", "policy"},
     {"warmstart", "training", "evaluation", "registry", "serve"},

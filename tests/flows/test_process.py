@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from balcap.processes import group
 from flows import _process
 from tests.flows.helpers import alive, wait_until
 
@@ -84,6 +85,7 @@ def test_the_group_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     code = f"""
 import os, sys
 from pathlib import Path
+from balcap.processes import group
 from flows import _process
 from tests.flows.helpers import alive, wait_until
 _process.run([sys.executable, "-uc", {"import os, time; print(os.getpid()); time.sleep(1000)"!r}],
@@ -101,7 +103,7 @@ _process.run([sys.executable, "-uc", {"import os, time; print(os.getpid()); time
 
 def test_a_log_takes_the_output(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with _process.group(["echo", "hello"], cwd=tmp_path, env=os.environ, log=log) as process:
+    with group(["echo", "hello"], cwd=tmp_path, env=os.environ, log=log) as process:
         process.wait(timeout=30)
     assert log.read_text() == "hello\n"
 

@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from balcap.hashing import content_md5
+from balcap.processes import end_group
 from flows import _dvc
-from flows._process import end_group
 from flows.request import RunRequest, write_params
 
 PROJECT = Path(__file__).parents[2]
