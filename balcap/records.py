@@ -106,8 +106,8 @@ class Judge(Protocol):
 
     ``fills`` names the fields of :class:`Judgement` that this judge can fill at all. ``judge_group`` takes one image
     with all captions sampled for it and returns one judgement per caption, in order; it never raises: what it cannot
-    know is ``None``, with the reason counted in ``failures``. ``close`` lets go of connections and files; it is awaited
-    once, in the event loop in which the judge worked.
+    know is ``None``, with the reason counted in ``failures``. ``account`` is what judging has cost so far, as metrics.
+    ``close`` lets go of connections and files; it is awaited once, in the event loop in which the judge worked.
     """
 
     name: str
@@ -123,5 +123,7 @@ class Judge(Protocol):
         questions: tuple[Question, ...] = (),
         seed: int = 0,
     ) -> list[Judgement]: ...
+
+    def account(self) -> dict[str, float]: ...
 
     async def close(self) -> None: ...

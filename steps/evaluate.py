@@ -46,7 +46,7 @@ def track(s: Stage, results: Results) -> None:
     """Scores, the table of pictures and the report into the run."""
     for part, rows in results.scores.items():
         s.run.log({f"{part}/{name}": score.value for name, score in rows.items()})
-    s.run.log({"judge/failure_rate": results.failure_rate})
+    s.run.log({"judge/failure_rate": results.failure_rate, **results.account})
     s.run.table("before_and_after", before_and_after(results, s.params.evaluate.report_images), images=["picture"])
     s.run.artifact(Path(REPORTS) / "report.html")
     s.run.artifact(Path(REPORTS) / "metrics.json")

@@ -66,4 +66,4 @@ def results(count: int, judge: str = "oracle", groups: list[list[Caption]] | Non
         score_picture(p, group, verdicts, made.fills, 1)
         for p, group, verdicts in zip(pictures, groups, judged, strict=True)
     )
-    return Results(cases, compare_cases(cases, PARAMS), made.fills, 0.0)
+    return Results(cases, compare_cases(cases, PARAMS), made.fills, 0.0, {})

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from balcap.hashing import image_id
+from balcap.judge.base import Counting
 from balcap.params.train import Train
 from balcap.params.warmstart import TinyModel, Tokenizer
 from balcap.policy.build import build_tiny
@@ -67,7 +68,7 @@ def settings(**changes: Any) -> Train:
     return Train.model_validate({**SETTINGS, **changes})
 
 
-class CountingJudge:
+class CountingJudge(Counting):
     """Real judging by rule, on words: an assertion per word, true when the reference has it; marks by repetition."""
 
     name = "counting"
@@ -75,7 +76,7 @@ class CountingJudge:
     fills = frozenset({"assertions", "covered", "clarity"})
 
     def __init__(self, spoil: Callable[[list[Judgement]], Any] = lambda judged: judged) -> None:
-        self.failures: dict[str, int] = {}
+        super().__init__()
         self.groups: list[tuple[str, int]] = []
         self.spoil = spoil
 
@@ -101,9 +102,6 @@ class CountingJudge:
                 )
             )
         return self.spoil(judged)
-
-    async def close(self) -> None:
-        return
 
 
 def sample(i: int, split: str) -> tuple[Sample, Reference]:

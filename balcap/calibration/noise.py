@@ -50,6 +50,10 @@ class Flipped(Counting):
             covered=None if units is None else tuple(flip(yes, "c", i) for i, yes in enumerate(units)),
         )
 
+    def account(self) -> dict[str, float]:
+        """The judge's."""
+        return self.judge.account()
+
     async def close(self) -> None:
         """Close the judge."""
         await self.judge.close()

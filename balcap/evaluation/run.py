@@ -38,6 +38,8 @@ class Results:
     fills: frozenset[str]
     """What the judge can fill at all."""
     failure_rate: float
+    account: dict[str, float]
+    """What judging cost: calls and tokens."""
 
 
 def evaluate(
@@ -66,7 +68,7 @@ def evaluate(
         score_picture(picture, group, verdicts, judge.fills, params.seed)
         for picture, group, verdicts in zip(pictures, groups, judged, strict=True)
     )
-    return Results(cases, compare_cases(cases, params), judge.fills, rate)
+    return Results(cases, compare_cases(cases, params), judge.fills, rate, judge.account())
 
 
 def take_pictures(

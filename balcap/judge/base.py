@@ -17,5 +17,9 @@ class Counting:
         """Count ``n`` parts or captions that stay unknown."""
         self.failures[reason] = self.failures.get(reason, 0) + n
 
+    def account(self) -> dict[str, float]:
+        """A rule costs nothing that is worth counting."""
+        return {}
+
     async def close(self) -> None:
         """Nothing to let go of."""

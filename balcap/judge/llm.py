@@ -102,8 +102,8 @@ class LlmJudge(Counting):
         self.cache.close()
 
     def account(self) -> dict[str, float]:
-        """Calls, attempts, failures and tokens so far, as metrics."""
-        counts = self.client.account()
+        """Calls, attempts, failures and tokens so far, and what the cache spared; as metrics."""
+        counts = self.client.account() | {"cache": {name: getattr(self.cache, name) for name in ("hits", "misses")}}
         return {f"judge/{kind}/{name}": float(n) for kind, row in counts.items() for name, n in row.items()}
 
     def _asks(self, scene: _Scene, caption: Caption) -> list[Ask]:

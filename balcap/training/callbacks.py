@@ -101,7 +101,8 @@ class Reporter(TrainerCallback):
         times = self.trainer.clock.take() | {"judge_total": self.judging.seconds}
         measured = self.trainer.measured
         self.history.curves.append({"step": step} | {k: None if math.isnan(v) else v for k, v in measured.items()})
-        self.run.log(measured | {f"time/{name}": times.get(name, 0.0) for name in TIMES}, step=step)
+        seconds = {f"time/{name}": times.get(name, 0.0) for name in TIMES}
+        self.run.log(measured | seconds | self.judging.judge.account(), step=step)
         means = {name: measured[f"reward/{name}/mean"] for name in self.judging.names}
         self.progress.advance(note=" ".join(f"{name} {value:.2f}" for name, value in means.items()))
         if step % self.params.samples_every == 0 or step == self.params.steps:

@@ -2,96 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import oracle_world as world
 import pytest
-from aiohttp import web
 from evaluation_world import picture
+from oracle_world import PARAMS, PROMPTS, ask, by_rule, served, serving
 
 from balcap.judge.base import JudgeMismatch
 from balcap.judge.cache import AnswerCache
 from balcap.judge.client import Client
 from balcap.judge.guard import Background
 from balcap.judge.llm import LlmJudge, make_llm_judge
-from balcap.judge.oracle import Oracle as Rule
 from balcap.judge.prompts import load_prompt
-from balcap.params.judge import LlmJudge as Params
-from balcap.params.runtime import Runtime, Serving
+from balcap.params.runtime import Runtime
 from balcap.records import MARKS, PARTS, Caption, Judgement, Picture
 from balcap.scenes import Scene, noisy_caption
-from balcap.serve.oracle import MODEL, Oracle, make_app
+from balcap.serve.oracle import MODEL
 
-KINDS = ("precision", "recall", "linguistic", "answer")
+KINDS = tuple(PROMPTS)
 PICTURES = [picture(i) for i in range(12)]
-PROMPTS = {kind: load_prompt(kind) for kind in KINDS}
-PARAMS = Params(
-    name="llm",
-    revision="1",
-    max_failure_rate=0.05,
-    model=MODEL,
-    model_revision="truth",
-    sees_picture=True,
-    rounds=2,
-    prompts={kind: prompt.sha256 for kind, prompt in PROMPTS.items()},  # type: ignore[arg-type]
-    max_tokens={"precision": 2000, "recall": 200, "linguistic": 50, "answer": 10},  # type: ignore[arg-type]
-)
 
 
-class Counted(Oracle):
-    """The oracle, which remembers what it was asked."""
+class Counted(world.Counted):
+    """The oracle of these pictures, which remembers what it was asked."""
 
     def __init__(self, fail: float = 0.0) -> None:
         super().__init__([p.sample for p in PICTURES], fail)
-        self.calls: Counter[str] = Counter()
-        self.bodies: list[dict[str, Any]] = []
-
-    def say(self, body: dict[str, Any]) -> str:
-        self.calls[body["response_format"]["json_schema"]["name"]] += 1
-        self.bodies.append(body)
-        return super().say(body)
-
-
-@contextmanager
-def served(oracle: Oracle) -> Iterator[str]:
-    """The endpoint of ``oracle`` on a free port."""
-    with Background() as loop:
-        runner = web.AppRunner(make_app(oracle))
-
-        async def start() -> int:
-            await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            return int(runner.addresses[0][1])
-
-        yield f"http://127.0.0.1:{loop.run(start(), 10.0)}/v1"
-        loop.run(runner.cleanup(), 10.0)
-
-
-def serving(url: str) -> Serving:
-    return Serving(urls=(url,), api_key_env=None, in_flight=16, timeout=20.0, retries=1)
-
-
-def ask(
-    url: str, folder: Path, groups: list[tuple[Picture, list[Caption]]], parts: Any = PARTS, params: Params = PARAMS
-) -> tuple[list[list[Judgement]], LlmJudge]:
-    judge = LlmJudge(params, PROMPTS, Client(MODEL, serving(url)), AnswerCache(folder / "answers.sqlite"), parts)
-
-    async def everything() -> list[list[Judgement]]:
-        tasks = (judge.judge_group(p.sample, p.reference, texts, p.questions, 0) for p, texts in groups)
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            await judge.close()
-
-    with Background() as loop:
-        return loop.run(everything(), 60.0), judge
 
 
 def captions(known: Picture, n: int = 4) -> list[Caption]:
@@ -102,20 +41,15 @@ def captions(known: Picture, n: int = 4) -> list[Caption]:
 GROUPS = [(known, captions(known)) for known in PICTURES]
 
 
-def by_rule(groups: list[tuple[Picture, list[Caption]]]) -> list[list[Judgement]]:
-    async def one(p: Picture, texts: list[Caption]) -> list[Judgement]:
-        judged = await Rule().judge_group(p.sample, p.reference, texts, p.questions, 0)
-        twice = [replace(j, answers=tuple(rounds * PARAMS.rounds for rounds in j.answers or ())) for j in judged]
-        return twice
-
-    return [asyncio.run(one(p, texts)) for p, texts in groups]
-
-
 def test_the_verdicts_are_those_of_the_rule(tmp_path: Path) -> None:
     with served(Counted()) as url:
         judged, judge = ask(url, tmp_path, GROUPS)
-    assert judged == by_rule(GROUPS)
+    assert judged == by_rule(GROUPS, PARAMS.rounds)
     assert not judge.failures
+    account = judge.account()
+    assert account["judge/recall/calls"] == account["judge/recall/attempts"] == 4 * len(PICTURES)
+    assert account["judge/cache/misses"] == sum(n for name, n in account.items() if name.endswith("/calls"))
+    assert account["judge/answer/failures"] == 0.0 and account["judge/precision/prompt_tokens"] > 0.0
 
 
 def test_a_call_is_made_once_and_only_for_what_is_needed(tmp_path: Path) -> None:
@@ -129,8 +63,9 @@ def test_a_call_is_made_once_and_only_for_what_is_needed(tmp_path: Path) -> None
         assert judged[9].assertions == () and judged[9].clarity == 1
         assert judged[10] == Judgement()
         assert all(j.covered is None and j.answers is None for j in judged[:9])
-        again, _ = ask(url, tmp_path, [(known, doubled)], ("assertions", "clarity"))
+        again, judge = ask(url, tmp_path, [(known, doubled)], ("assertions", "clarity"))
         assert again == [judged] and sum(oracle.calls.values()) == 2 * len(texts)
+        assert judge.account() == {"judge/cache/hits": 2.0 * len(texts), "judge/cache/misses": 0.0}
         ask(url, tmp_path, [(known, texts)], ("covered",))
         assert oracle.calls["recall"] == len(texts) and oracle.calls["precision"] == len(texts)
 
@@ -165,7 +100,7 @@ def test_what_stands_before_the_caption_is_the_same_bytes_for_the_group(tmp_path
 def test_a_failed_call_is_an_unknown_part_and_nothing_else_is_harmed(tmp_path: Path) -> None:
     with served(Counted(fail=0.15)) as url:
         judged, judge = ask(url, tmp_path, GROUPS)
-    truth, unknown = by_rule(GROUPS), Counter()
+    truth, unknown = by_rule(GROUPS, PARAMS.rounds), Counter()
     for group, right in zip(judged, truth, strict=True):
         for said, true in zip(group, right, strict=True):
             for part in PARTS:
@@ -199,7 +134,7 @@ def test_hostile_captions_change_nobody_elses_verdicts(tmp_path: Path) -> None:
         (judged,), judge = ask(url, tmp_path, [(known, [*hostile, *texts])])
         (alone,), _ = ask(url, tmp_path / "other", [(known, texts)])
     assert judged[3:] == alone and not judge.failures
-    assert judged[:3] == by_rule([(known, hostile)])[0]
+    assert judged[:3] == by_rule([(known, hostile)], PARAMS.rounds)[0]
 
 
 def test_without_the_picture_the_reference_takes_its_place(tmp_path: Path) -> None:
