@@ -9,9 +9,11 @@ import tempfile
 from pathlib import Path
 
 from balcap.files import write_json
+from balcap.judge.base import JudgeMismatch
 from balcap.mlflow_store import connect, experiment_name, tracking_uri
 from balcap.registry.candidate import Candidate, read_candidate
 from balcap.registry.ensure import REGISTRATION
+from balcap.registry.prompts import mirror
 from balcap.registry.version import ensure_version, move_alias
 from balcap.tracking.facts import identity_tags
 from steps._stage import Stage, StageError, main, stage
@@ -41,16 +43,21 @@ def publish(candidate: Candidate, s: Stage) -> str:
     uri = tracking_uri(s.params.runtime.tracking_uri)
     try:
         client = connect(uri)
+        words = mirror(client, {"train": s.params.train.judge, "evaluate": s.params.evaluate.judge})
         version = ensure_version(
             client, uri, candidate, experiment_name(s.params.recipe), s.run.wait_run_id(RUN_SECONDS), identity_tags()
         )
+        for name, value in words.items():
+            client.set_model_version_tag(candidate.name, version, name, value)
         move_alias(client, candidate.name, s.params.register_.alias, version)
+    except JudgeMismatch as error:
+        raise StageError(str(error)) from None
     except MlflowException as error:
         raise StageError(
             f"the model registry did not take {candidate.name}: {error}; check MLFLOW_TRACKING_URI or "
             "runtime.tracking_uri, then run again (nothing else is repeated)"
         ) from error
-    s.run.tags({"model.name": candidate.name, "model.version": version})
+    s.run.tags({"model.name": candidate.name, "model.version": version, **words})
     return version
 
 

@@ -32,7 +32,7 @@ from balcap.judge.answers import AnswerError, parse, schema
 from balcap.judge.base import Counting, JudgeMismatch
 from balcap.judge.cache import AnswerCache, key
 from balcap.judge.client import Call, CallFailed, Client
-from balcap.judge.prompts import Prompt, pinned
+from balcap.judge.prompts import Prompt, pinned_prompts
 from balcap.params.judge import LlmJudge as LlmParams
 from balcap.params.runtime import Runtime
 from balcap.records import CANNOT_BE_ANSWERED, MARKS, Caption, Judgement, Question, Reference, Sample
@@ -241,11 +241,7 @@ def _warmer(call: Call) -> Call:
 
 def make_llm_judge(params: LlmParams, runtime: Runtime, parts: Collection[str]) -> LlmJudge:
     """The judge with its pinned prompts, a client for ``runtime.serving`` and the shared cache of answers."""
-    files = {kind: kind for kind in ("precision", "recall", "linguistic", "answer")}
-    if not params.sees_picture:
-        files["precision"] = "precision-text"
-    hashes = params.prompts.model_dump()
-    prompts = {kind: pinned(name, hashes[kind], f"judge.prompts.{kind}") for kind, name in files.items()}
+    prompts = pinned_prompts(params, "judge")
     cache = AnswerCache(workspace.work_root() / "judge" / "answers.sqlite")
     try:
         client = Client(params.model, runtime.serving[params.model])

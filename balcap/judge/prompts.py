@@ -24,6 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from balcap.hashing import sha256_text
 from balcap.judge.base import JudgeMismatch
+from balcap.params.judge import LlmJudge
 
 FOLDER = Path(__file__).with_suffix("")
 SECTIONS = re.compile(
@@ -37,10 +38,11 @@ class PromptError(JudgeMismatch):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt; ``sha256`` is that of its file."""
+    """One prompt; ``text`` is its whole file, ``sha256`` the file's."""
 
     name: str
     version: int
+    text: str
     sha256: str
     system: str
     template: Template
@@ -62,7 +64,8 @@ def load_prompt(name: str, folder: Path = FOLDER) -> Prompt:
     if not found or not isinstance(front, dict) or set(front) != {"name", "version", "placeholders"}:
         raise PromptError(f"{path.name}: needs front matter (name, version, placeholders), ## system and ## user")
     _check(path, front, found["user"])
-    return Prompt(name, front["version"], sha256_text(text), found["system"], _sandbox().from_string(found["user"]))
+    template = _sandbox().from_string(found["user"])
+    return Prompt(name, front["version"], text, sha256_text(text), found["system"], template)
 
 
 def names(folder: Path = FOLDER) -> list[str]:
@@ -79,6 +82,15 @@ def pinned(name: str, sha256: str, key: str) -> Prompt:
             "another judge. Set the key to this value to go on with the file as it is"
         )
     return prompt
+
+
+def pinned_prompts(params: LlmJudge, key: str) -> dict[str, Prompt]:
+    """The prompt of each kind of call; raises :class:`PromptError` naming ``KEY.prompts.KIND`` for another file."""
+    names = {kind: kind for kind in params.prompts.model_dump()}
+    if not params.sees_picture:
+        names["precision"] = "precision-text"
+    hashes = params.prompts.model_dump()
+    return {kind: pinned(name, hashes[kind], f"{key}.prompts.{kind}") for kind, name in names.items()}
 
 
 def _check(path: Path, front: Mapping[str, Any], user: str) -> None:
