@@ -23,7 +23,7 @@ import json
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from random import Random
 from typing import Any
 
@@ -146,13 +146,14 @@ class LlmJudge(Counting):
         bounds: dict[str, Any] | None = None,
         order: tuple[int, ...] = (),
     ) -> Ask:
-        """The key names all that the answer depends on: model, prompt, picture if it is seen, what is rendered."""
+        """The key names all that the answer depends on: model, prompt, its form, picture if seen, what is rendered."""
         params, prompt = self.params, self.prompts[kind]
         seen = scene.sample.image_id if self._shows(kind) else ""
-        limit = str(getattr(params.max_tokens, kind))
+        bounds = bounds or {}
+        form = _form(kind, getattr(params.max_tokens, kind), *bounds.items())
         rendered = json.dumps(values, ensure_ascii=False)
-        name = key(params.model, params.model_revision, kind, prompt.sha256, limit, seen, rendered)
-        return Ask(kind, name, values, bounds or {}, order)
+        name = key(params.model, params.model_revision, kind, prompt.sha256, form, seen, rendered)
+        return Ask(kind, name, values, bounds, order)
 
     def _shows(self, kind: str) -> bool:
         return kind == "precision" and self.params.sees_picture
@@ -228,6 +229,12 @@ class _Scene:
         """The stored bytes as they are, encoded once per group."""
         kind = next((kind for magic, kind in MAGIC.items() if self.sample.image.startswith(magic)), "image/png")
         return f"data:{kind};base64,{base64.b64encode(self.sample.image).decode()}"
+
+
+@lru_cache(1024)
+def _form(kind: str, limit: int, *bounds: tuple[str, Any]) -> str:
+    """What bounds an answer besides the words: longest answer and schema."""
+    return json.dumps([limit, schema(kind, **dict(bounds))])
 
 
 def _normal(caption: Caption) -> Caption:
