@@ -15,6 +15,8 @@ from balcap.params import ParamsError
 from flows import _dvc
 from tests.flows.helpers import dvc, edit, sh
 
+PROJECT = Path(__file__).parents[2]
+
 
 def test_the_words_that_tell_a_run_from_a_restored_result(repo: Path) -> None:
     first = dvc("repro", "--single-item", "prepare", cwd=repo)
@@ -55,6 +57,13 @@ def test_plan_is_the_graph_in_the_order_of_dvc_repro(repo: Path) -> None:
 
 def test_plan_of_a_target_is_what_it_needs(repo: Path) -> None:
     assert [stage.name for stage in _dvc.plan(repo, ["train"])] == ["prepare", "train"]
+
+
+@pytest.mark.parametrize("recipe", sorted((PROJECT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_dvc_reads_every_recipe_as_we_do(recipe: Path, tmp_path: Path) -> None:
+    copy = shutil.copy(recipe, tmp_path / "params.yaml")
+    _dvc.apply_overrides(copy, ["recipe=other"])  # DVC's parser refuses plain texts that PyYAML takes: [http://...]
+    assert yaml.safe_load(copy.read_text()) == yaml.safe_load(recipe.read_text()) | {"recipe": "other"}
 
 
 def test_an_unknown_stage_and_an_unknown_hint_are_named(repo: Path) -> None:
