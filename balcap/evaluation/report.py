@@ -34,6 +34,8 @@ POOR = 0.3
 """b-CapScore below which the report warns of using the captions at all."""
 CUT = 0.05
 """Share of captions without an end above which the report says so."""
+LENGTH = 0.25
+"""Change of the mean number of words, as a share, above which the report says so."""
 ABOUT = {
     "b_capscore": ("b-CapScore", "harmonic mean of the three below: no view of quality won at the cost of another"),
     "precision": ("Precision", "statements that are true and can be pointed at"),
@@ -135,10 +137,11 @@ def remarks(results: Results, params: Evaluate) -> list[str]:
             f"{cut} of the policy's {len(results.cases)} captions were cut off at the length limit; precision, recall "
             "and linguistic count them as 0."
         )
-    for name in ("qa_accuracy", "arena"):
+    for name in (*PARTS, "qa_accuracy", "arena"):
         change = results.scores["difference"][name]
         if change.high is not None and change.high < 0:
             found.append(f"{ABOUT[name][0]} fell: {' '.join(interval(change, sign=True))}.")
+    found += length_remark(results)
     for name in DETECTORS:
         change = results.scores["difference"][name]
         if change.low is not None and change.low > 0:
@@ -156,6 +159,18 @@ def remarks(results: Results, params: Evaluate) -> list[str]:
     if results.failure_rate > 0:
         found.append(f"{results.failure_rate:.1%} of the judge's verdicts are unknown and left out, not counted as 0.")
     return found
+
+
+def length_remark(results: Results) -> list[str]:
+    """One sentence if the captions' length changed much: length alone moves many scores."""
+    base, policy, change = (results.scores[part]["words"] for part in ("base", "policy", "difference"))
+    if not base.value or policy.value is None or abs(policy.value / base.value - 1) <= LENGTH:
+        return []
+    ratio = number(results.scores["policy"]["length_ratio"].value, 2)
+    return [
+        f"The captions became {'longer' if policy.value > base.value else 'shorter'}: {number(base.value, 1)} → "
+        f"{number(policy.value, 1)} words ({' '.join(interval(change, 1, sign=True))}), {ratio} times the reference."
+    ]
 
 
 def line(results: Results, params: Evaluate, name: str) -> Line:

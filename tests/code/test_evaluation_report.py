@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -165,6 +166,15 @@ def test_the_report_tells_that_faults_of_wording_rose(tmp_path: Path) -> None:
     assert "Hedging rose" not in html and "Repetition rose" not in html
     row = next(row for row in html.split("<tr")[1:] if "Self-praise" in row)
     assert "14.29" in row and "chip same" in row, "more of it is no gain"
+
+
+def test_the_report_tells_what_fell_and_that_the_length_changed(tmp_path: Path) -> None:
+    groups = [[captions(index)[1], Caption(" ".join([captions(index)[1].text] * 3))] for index in range(6)]
+    html = write(results(6, groups=groups), tmp_path)
+    assert re.search(r"The captions became longer: [\d.]+ → [\d.]+ words \(\+[\d.]+ \[.*?\]\), [\d.]+ times", html)
+    assert "Linguistic fell: −" in html and "Repetition rose: +" in html and "Recall fell" not in html
+    groups = [[captions(index)[1]] * 2 for index in range(6)]
+    assert "The captions became" not in write(results(6, groups=groups), tmp_path)
 
 
 def test_the_report_says_what_was_not_measured(tmp_path: Path) -> None:
