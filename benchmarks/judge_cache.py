@@ -165,7 +165,7 @@ def repeated(groups: int) -> float:
 async def judge_stream(url: str, file: Path, groups: int, passes: int) -> Found:
     """Judge the stream ``passes`` times (0: once, backwards), all groups of a pass in one gather as training does."""
     judge = make_judge(url, file)
-    asked = counted(judge.cache)
+    asked = counted(judge.asking.cache)
     todo = list(stream(groups))[:: 1 if passes else -1]
     seconds = []
     for _ in range(max(passes, 1)):
