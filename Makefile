@@ -7,6 +7,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM_VENV := .venv-vllm
+VLLM_READY := $(VLLM_VENV)/.ready
+SMOLLM2 := .work/models/SmolLM2-135M-Instruct
 
 # No dependency phones home.
 export DO_NOT_TRACK := 1
@@ -16,10 +19,10 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test test-slow screenshots ui lint bench lock clean
+.PHONY: help setup demo test test-slow test-vllm vllm smollm2 screenshots ui lint bench lock clean
 
 help:  ## show this text
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## install the pinned environment into .venv (part of every other target)
 
@@ -38,6 +41,24 @@ $(READY): pyproject.toml constraints/core.txt
 	  | grep -vE '^ [+~-] |^Audited'; test $${PIPESTATUS[0]} -eq 0
 	@touch $@
 
+vllm: $(VLLM_READY)  ## vLLM for machines without a GPU, into .venv-vllm (docs/operate.md says what to do with one)
+
+# An environment of its own: vLLM and Prefect want different FastAPIs. The list is complete, so nothing is resolved:
+# vllm-cpu's own requirements would add a gigabyte of CUDA libraries that do not load.
+$(VLLM_READY): constraints/serve-cpu.txt $(wildcard tools/vllm_cpu/*) | $(READY)
+	@echo "vllm 1/2: virtual environment in $(VLLM_VENV)"
+	@test -x $(VLLM_VENV)/bin/python || $(BIN)/python -m venv --without-pip $(VLLM_VENV)
+	@echo "vllm 2/2: $$(grep -c == constraints/serve-cpu.txt) pinned packages (about 2.1 GB)"
+	@links="$${PIP_FIND_LINKS:-$$($(BIN)/python -m pip config get global.find-links 2>/dev/null || true)}"; \
+	  VIRTUAL_ENV=$(CURDIR)/$(VLLM_VENV) $(BIN)/uv pip install --no-deps $${links:+--find-links "$$links"} -r constraints/serve-cpu.txt ./tools/vllm_cpu 2>&1 \
+	  | grep -vE '^ [+~-] |^Audited'; test $${PIPESTATUS[0]} -eq 0
+	@touch $@
+
+smollm2: $(SMOLLM2)/config.json  ## a small real language model, into .work/models, to try judges with
+
+$(SMOLLM2)/config.json: | $(READY)
+	@python tools/smollm2.py $(SMOLLM2)
+
 demo: $(READY)  ## the whole pipeline on the embedded default, results in the working tree
 	@balcap demo
 
@@ -46,6 +67,9 @@ test: $(READY)  ## everything that needs no GPU, no extra server, no browser
 
 test-slow: $(READY)  ## the long checks: what the embedded default learns, photographs, benchmarks
 	python -m pytest -m slow
+
+test-vllm: $(READY) $(VLLM_READY) $(SMOLLM2)/config.json  ## judges against a real vLLM (some minutes; sets up what it needs)
+	python -m pytest -m vllm tests/vllm
 
 ui: $(READY)  ## Prefect and MLflow on loopback, over the state that runs left
 	@balcap ui
@@ -64,4 +88,4 @@ lock: $(READY)  ## write constraints/core.txt from what is installed
 	  && mv constraints/.core.tmp constraints/core.txt
 
 clean:  ## remove the environment and caches, never results
-	rm -rf $(VENV) .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) .ruff_cache .mypy_cache .hypothesis

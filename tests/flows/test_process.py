@@ -85,7 +85,6 @@ def test_the_group_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     code = f"""
 import os, sys
 from pathlib import Path
-from balcap.processes import group
 from flows import _process
 from tests.flows.helpers import alive, wait_until
 _process.run([sys.executable, "-uc", {"import os, time; print(os.getpid()); time.sleep(1000)"!r}],
