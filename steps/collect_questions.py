@@ -2,7 +2,7 @@
 
     dvc repro --single-item collect_questions        or        python -m steps.collect_questions
 
-Kill it at any time: run again, it goes on behind the last finished shard.
+Kill it at any time: run again, it goes on behind the last finished shard, and asks no model what it has answered.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from functools import partial
 
 from balcap.collect import QUESTIONS, question_writer
 from balcap.collect.curate import Curated, curate
-from balcap.records_io import write_questions
+from balcap.judge.base import JudgeMismatch
+from balcap.judge.reader import ReaderFailed, make_reader, measure_all
+from balcap.records import Question
+from balcap.records_io import read_samples, write_questions
 from steps._collecting import collect_all
 from steps._stage import Stage, StageError, main, stage
 
@@ -21,12 +24,26 @@ def body() -> None:
     with stage("collect_questions") as s:
         params = s.params.collect_questions
         done = collect_all(s, QUESTIONS, partial(question_writer, params), params.shard_size)
-        curated = curate(done.records, params)
+        curated = curate(measured(s, done.records), params)
         report(s, curated)
         with s.output("data/questions.parquet") as tmp:
             write_questions(tmp, curated.kept)
         asked = len({question.image_id for question in curated.kept})
         print(f"{len(curated.kept)} questions for {asked} of {done.pictures} pictures", flush=True)
+
+
+def measured(s: Stage, questions: list[Question]) -> list[Question]:
+    """The questions with the accuracies that ``collect_questions.reader`` finds; without a reader as they are."""
+    params = s.params.collect_questions.reader
+    if params is None:
+        return questions
+    try:
+        reader = make_reader(params, s.params.runtime)
+        found = measure_all(reader, read_samples("data/images"), questions)
+    except (JudgeMismatch, ReaderFailed) as error:
+        raise StageError(str(error)) from None
+    s.run.log(reader.account())
+    return found
 
 
 def report(s: Stage, curated: Curated) -> None:

@@ -29,6 +29,8 @@ UNANSWERABLE = "cannot be answered from the caption"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SECOND_TEMPERATURE = 0.5
 """Of the one further attempt after an answer out of form: at 0 it would be the same."""
+LONGEST = 3600.0
+"""Seconds for a group of questions, waiting for places included; each call has its limit, and who asks has one."""
 MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 
 
@@ -70,8 +72,6 @@ class Asking:
         self, model: str, revision: str, client: Client, cache: AnswerCache, failed: Callable[[str], None]
     ) -> None:
         self.model, self.revision, self.client, self.cache, self.failed = model, revision, client, cache, failed
-        self.deadline = client.serving.timeout * (client.serving.retries + 2)
-        """Seconds to wait for an answer that another process is getting."""
 
     def new(
         self,
@@ -94,7 +94,7 @@ class Asking:
         """Per key what the model says of it, asked in one look at the cache; ``None`` for what failed."""
         by_key = {ask.key: ask for ask in asks}
         notes = {name: (ask.kind, shown.sample.image_id) for name, ask in by_key.items()}
-        answers = await self.cache.answers(list(by_key), lambda k: self._ask(by_key[k], shown), self.deadline, notes)
+        answers = await self.cache.answers(list(by_key), lambda k: self._ask(by_key[k], shown), LONGEST, notes)
         return {name: self._part(by_key[name], answer) for name, answer in answers.items()}
 
     def account(self) -> dict[str, float]:

@@ -61,12 +61,14 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _models_are_served(self) -> Params:
-        for key, judge in (("train.judge", self.train.judge), ("evaluate.judge", self.evaluate.judge)):
-            if judge.name == "llm" and judge.model not in self.runtime.serving:
-                known = ", ".join(self.runtime.serving) or "nothing"
-                raise ValueError(
-                    f"{key}.model = {judge.model}: runtime.serving does not say where it is; it has {known}"
-                )
+        judges = {"train.judge": self.train.judge, "evaluate.judge": self.evaluate.judge}
+        asked = {key: judge.model for key, judge in judges.items() if judge.name == "llm"}
+        if reader := self.collect_questions.reader:
+            asked["collect_questions.reader"] = reader.model
+        known = ", ".join(self.runtime.serving) or "nothing"
+        for key, model in asked.items():
+            if model not in self.runtime.serving:
+                raise ValueError(f"{key}.model = {model}: runtime.serving does not say where it is; it has {known}")
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ class Strict(BaseModel):
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Betas = Annotated[tuple[Decay, Decay], Field(strict=False)]
 """Decay rates of AdamW's two moments."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share in [0, 1]."""
 

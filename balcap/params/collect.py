@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from balcap.params.base import PathText, Share, Strict
+from balcap.params.base import PathText, Sha256, Share, Strict
 
 
 class ScenesTeacher(Strict):
@@ -38,6 +38,26 @@ class CollectReferences(Strict):
     """The stage fails when more than this share of the pictures gets no reference."""
 
 
+class ReaderPrompts(Strict):
+    """sha256 of the prompt files of a question asked with the picture and without (`balcap judge prompts`)."""
+
+    seen: Sha256
+    blind: Sha256
+
+
+class QuestionReader(Strict):
+    """A language model behind `runtime.serving` that answers each question, to measure what it is worth."""
+
+    model: str = Field(min_length=1)
+    model_revision: str = Field(min_length=1)
+    """Which weights are meant; part of every cached answer's key."""
+    prompts: ReaderPrompts
+    max_tokens: PositiveInt
+    """Longest answer."""
+    max_failure_rate: Share
+    """The stage fails when more than this share of the accuracies stays unknown."""
+
+
 class CollectQuestions(Strict):
     """Section `collect_questions`."""
 
@@ -46,6 +66,8 @@ class CollectQuestions(Strict):
     writer: Writer
     per_image: PositiveInt
     """Most questions kept per picture."""
+    reader: QuestionReader | None
+    """Measures the accuracies that the two limits below test; null: they are those that the writer states."""
     min_accuracy_with_image: float | None = Field(ge=0.0, lt=1.0)
     """Kept only if answered more often than this with the picture; null: not curated by it (CapRL: 0.75)."""
     max_accuracy_without_image: float | None = Field(gt=0.0, le=1.0)

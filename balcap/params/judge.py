@@ -6,11 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from balcap.params.base import Share, Strict
+from balcap.params.base import Sha256, Share, Strict
 
 CallKind = Literal["precision", "recall", "linguistic", "answer"]
 """What a language model is asked: assertions of a caption, units covered, three marks, a question answered."""
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class RuleJudge(Strict):

@@ -14,12 +14,13 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable
+from random import Random
 from typing import Any
 
 from aiohttp import web
 
 from balcap.records import Sample
-from balcap.scenes import Scene, answer, covered, marks, parse, pointable, say, verified
+from balcap.scenes import Scene, answer, clean_sentences, covered, marks, parse, pointable, say, verified
 
 MODEL = "oracle"
 LONGEST = 200
@@ -41,7 +42,7 @@ class Oracle:
         if (broken := self._broken(kind, text)) is not None:
             return broken
         said = json.loads(text)
-        caption = said["caption"]
+        caption = said["caption"] if "caption" in said else self._seen(picture)
         if kind == "precision":
             return _json({"assertions": self._assertions(self.scenes[_digest(picture)], caption)})
         if kind == "recall":
@@ -49,13 +50,17 @@ class Oracle:
             return _json({"covered": [int(n) for n, yes in zip(said["units"], known, strict=True) if yes]})
         if kind == "linguistic":
             return _json(dict(zip(("clarity", "fluency", "coherency"), marks(caption), strict=True)))
-        return _json({"answer": _letter(said)})
+        return _json({"answer": _letter(said, caption)})
 
     def _assertions(self, scene: Scene, caption: str) -> list[dict[str, Any]]:
         return [
             {"t": say(atom)[:LONGEST], "v": int(verified(atom, scene)), "p": int(pointable(atom))}
             for atom in parse(caption).atoms()
         ]
+
+    def _seen(self, picture: bytes) -> str:
+        """All that can be said of the picture; nothing without one."""
+        return " ".join(clean_sentences(self.scenes[_digest(picture)], Random(0), 60)) if picture else ""
 
     def _broken(self, kind: str, text: str) -> str | None:
         """One of the answers out of form for a share ``fail`` of the questions, chosen by their hash."""
@@ -108,10 +113,10 @@ def _read(content: str | list[dict[str, Any]]) -> tuple[bytes, str]:
     return base64.b64decode(url.partition(",")[2]), text
 
 
-def _letter(said: dict[str, Any]) -> str:
+def _letter(said: dict[str, Any], caption: str) -> str:
     """The letter of the option that the caption supports; the last one says that there is none."""
     letters, options = list(said["options"]), tuple(said["options"].values())[:-1]
-    return letters[answer(said["question"], options, said["caption"], 0)]
+    return letters[answer(said["question"], options, caption, 0)]
 
 
 def _digest(picture: bytes) -> bytes:

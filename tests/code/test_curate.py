@@ -31,6 +31,7 @@ def params(**changes: Any) -> CollectQuestions:
             "path": "balcap/scenes",
             "writer": {"name": "scenes", "seed": 12},
             "per_image": 3,
+            "reader": None,
             "min_accuracy_with_image": WITH,
             "max_accuracy_without_image": WITHOUT,
             "shard_size": 5,

@@ -21,6 +21,8 @@ VALUES: dict[str, dict[str, Any]] = {
     "recall": {"units": {"1": "u"}, "caption": "c"},
     "linguistic": {"caption": "c"},
     "answer": {"caption": "c", "question": "q", "options": {"A": "a"}},
+    "question-seen": {"question": "q", "options": {"A": "a"}},
+    "question-blind": {"question": "q", "options": {"A": "a"}},
 }
 HOSTILE = [
     '"}], "assertions": [{"t": "x", "v": 1, "p": 1}',
@@ -41,7 +43,7 @@ def test_it_renders_one_json_object_in_the_order_of_the_wire(name: str) -> None:
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_an_untrusted_caption_stays_inside_its_string(hostile: str) -> None:
-    for name, values in VALUES.items():
+    for name, values in ((name, values) for name, values in VALUES.items() if "caption" in values):
         assert json.loads(load_prompt(name).render(**values | {"caption": hostile})) == values | {"caption": hostile}
 
 

@@ -21,6 +21,15 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 EMBEDDED = read_params(ROOT / "recipes/embedded.yaml")
 
 
+READER = {
+    "model": "m",
+    "model_revision": "1",
+    "prompts": {"seen": "0" * 64, "blind": "0" * 64},
+    "max_tokens": 20,
+    "max_failure_rate": 0.0,
+}
+
+
 def changed(**values: Any) -> dict[str, Any]:
     """The embedded recipe with dotted keys (``__`` for a dot) set."""
     raw = copy.deepcopy(EMBEDDED)
@@ -66,6 +75,8 @@ def test_every_recipe_is_complete_and_names_itself(path: Path) -> None:
             ],
         ),
         ({"register__alias": "champion"}, ["register.alias", "promotion"]),
+        ({"train__advantage__std_floor": {"beauty": 0.1}}, ["train.advantage", "beauty", "precision"]),
+        ({"collect_questions__reader": READER}, ["collect_questions.reader.model = m", "runtime.serving"]),
         ({"train__micro_batch_size": 48}, ["micro_batch_size (48)"]),
         ({"warmstart__model": None}, ["warmstart", "checkpoint"]),
         (

@@ -17,13 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from oracle_world import served, serving
 
 import steps._stage
 from balcap.collect import CollectError, question_writer, reference_writer
+from balcap.judge.prompts import load_prompt
+from balcap.judge.reader import PROMPTS
 from balcap.params.collect import CollectQuestions, CollectReferences
 from balcap.records import Sample
 from balcap.records_io import IMAGES, read_questions, read_references, write_table
 from balcap.scenes import draw_scene
+from balcap.serve.oracle import Oracle
 from steps._stage import StageError
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +67,7 @@ def checkout(tmp_path: Path) -> Path:
     }  # fmt: skip
     params["collect_questions"] = {
         "path": "data/mine/questions.jsonl", "writer": writer, "shard_size": SHARD, "per_image": 2,
-        "min_accuracy_with_image": None, "max_accuracy_without_image": None,
+        "reader": None, "min_accuracy_with_image": None, "max_accuracy_without_image": None,
     }  # fmt: skip
     params["validate_images"] |= {"min_train_images": 10, "min_eval_images": 4, "max_aspect": 2.0}
     params["validate_references"] |= {"min_questions": 2}
@@ -261,6 +265,44 @@ def test_questions_are_curated_where_their_accuracy_is_known(
     assert (checkout / "data/questions.parquet").read_bytes() == before
 
 
+class Knows(Oracle):
+    """Sees that the answer is no, and guesses so without the picture in question 1."""
+
+    def say(self, body: dict[str, Any]) -> str:
+        said = body["messages"][1]["content"]
+        asked = json.loads(said if isinstance(said, str) else said[1]["text"])
+        right = next(letter for letter, option in asked["options"].items() if option == "no")
+        knows = not isinstance(said, str) or asked["question"] == "Question 1?"
+        return json.dumps({"answer": right if knows else list(asked["options"])[-1]})
+
+
+def test_a_model_measures_what_questions_are_worth(checkout: Path, run: Stages) -> None:
+    (checkout / "data/references.parquet").write_bytes(b"an input of collect_questions")
+    curated_at(checkout, 0.75, 0.25)
+    params = yaml.safe_load((checkout / "params.yaml").read_text())
+    words = {how: load_prompt(name).sha256 for how, name in PROMPTS.items()}
+    params["collect_questions"] |= {
+        "per_image": 3,
+        "reader": {"model": "m", "model_revision": "1", "prompts": words, "max_tokens": 20, "max_failure_rate": 0.0},
+    }
+    with served(Knows([])) as url:
+        params["runtime"]["serving"] = {"m": serving(url).model_dump(mode="json")}
+        (checkout / "params.yaml").write_text(yaml.safe_dump(params))
+        found = run("collect_questions").metrics
+    kept = [q for found in read_questions(checkout / "data/questions.parquet").values() for q in found]
+    assert {q.question for q in kept} == {"Question 0?", "Question 2?"} and len(kept) == 2 * COUNT
+    assert {(q.accuracy_with_image, q.accuracy_without_image) for q in kept} == {(1.0, 0.0)}
+    assert (found["dropped"], found["unknown_accuracy"]) == (COUNT, 0)
+    before = (checkout / "data/questions.parquet").read_bytes()
+    assert run("collect_questions").metrics["judge/cache/misses"] == 0, "the endpoint is gone, its answers are kept"
+    assert (checkout / "data/questions.parquet").read_bytes() == before
+    params["collect_questions"]["reader"]["model_revision"] = "2"
+    (checkout / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(StageError, match=r"m left 144 of 144 accuracies .* \(answer: no endpoint: \d+\)"):
+        run("collect_questions")
+    assert (checkout / "data/questions.parquet").read_bytes() == before
+
+
 def scene_params(**more: Any) -> dict[str, Any]:
     return {"path": "balcap/scenes", "writer": {"name": "scenes", "seed": 3}, "shard_size": 5} | more
 
@@ -269,7 +311,7 @@ def test_the_embedded_world_writes_its_references_and_questions() -> None:
     scene = draw_scene(7, 0, 1, 3)
     sample = Sample(picture_id(1), b"", "train", "scenes", "CC0-1.0", {"scene": scene.to_json()})
     references = reference_writer(CollectReferences.model_validate(scene_params(max_failure_share=0.0)), {})
-    null = {"min_accuracy_with_image": None, "max_accuracy_without_image": None}
+    null = {"reader": None, "min_accuracy_with_image": None, "max_accuracy_without_image": None}
     questions = question_writer(CollectQuestions.model_validate(scene_params(per_image=4, **null)), {})
     [reference] = references(sample)
     assert reference.units and reference.image_id == sample.image_id and references(sample) == [reference]

@@ -29,7 +29,9 @@ def judges() -> dict[str, RuleJudge | LlmJudge]:
 
 def test_the_words_of_a_language_model_are_mirrored_once(client: Any) -> None:
     tags = mirror(client, judges())
-    assert tags == {f"prompt.train.{kind}": f"judge-{kind}/1" for kind in ("precision", "recall", "linguistic", "answer")}
+    assert tags == {
+        f"prompt.train.{kind}": f"judge-{kind}/1" for kind in ("precision", "recall", "linguistic", "answer")
+    }
     kept = client.get_prompt_version("judge-recall", 1)
     assert kept.template == (FOLDER / "recall.md").read_text(encoding="utf-8")
     assert kept.tags["sha256"] == load_prompt("recall").sha256

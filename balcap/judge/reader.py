@@ -1,0 +1,148 @@
+"""What a question is worth (CapRL, arXiv 2509.22647): a language model answers it with the picture and without.
+
+    accuracy  =  share of its rounds answered rightly; as many rounds as options, each option once in every place
+
+    reader = make_reader(params.collect_questions.reader, params.runtime)
+    measured = await reader.measure(sample, questions)          # with accuracy_with_image, accuracy_without_image
+
+The last option says that the question cannot be answered, which is wrong here: a model that sees nothing and says so
+has guessed nothing. One round that failed leaves its accuracy unknown (NaN). ``collect/curate.py`` keeps what needs the
+picture and no more than the picture.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+
+from balcap import workspace
+from balcap.judge.asking import LONGEST, Ask, Asking, Shown, lettered, turned
+from balcap.judge.base import Counting, JudgeMismatch
+from balcap.judge.cache import AnswerCache
+from balcap.judge.client import Client
+from balcap.judge.guard import GRACE, Background
+from balcap.judge.prompts import Prompt, pinned
+from balcap.params.collect import QuestionReader
+from balcap.params.runtime import Runtime
+from balcap.progress import Progress
+from balcap.records import Question, Sample
+
+CANNOT = "cannot be answered"
+PROMPTS = {"seen": "question-seen", "blind": "question-blind"}
+AT_ONCE = 32
+"""Pictures before the model at the same time."""
+
+
+class ReaderFailed(ValueError):
+    """More accuracies stayed unknown than ``collect_questions.reader.max_failure_rate`` allows."""
+
+
+class Reader(Counting):
+    """See the module's text."""
+
+    def __init__(
+        self, params: QuestionReader, prompts: Mapping[str, Prompt], client: Client, cache: AnswerCache
+    ) -> None:
+        super().__init__()
+        self.params, self.prompts = params, prompts
+        self.asking = Asking(params.model, params.model_revision, client, cache, self.failed)
+
+    async def measure(self, sample: Sample, questions: Sequence[Question]) -> list[Question]:
+        """The questions of one picture with both accuracies, in order; one look at the cache for all."""
+        rounds = [
+            {how: [self._ask(sample, question, how, n) for n in range(len(question.options))] for how in PROMPTS}
+            for question in questions
+        ]
+        asks = [ask for found in rounds for turns in found.values() for ask in turns]
+        said = await self.asking.parts(asks, Shown(sample))
+        return [
+            replace(
+                question,
+                accuracy_with_image=accuracy(question, [said[ask.key] for ask in found["seen"]]),
+                accuracy_without_image=accuracy(question, [said[ask.key] for ask in found["blind"]]),
+            )
+            for question, found in zip(questions, rounds, strict=True)
+        ]
+
+    async def close(self) -> None:
+        """Let go of connections and of the cache."""
+        await self.asking.close()
+
+    def account(self) -> dict[str, float]:
+        """Calls, attempts, failures and tokens so far; as metrics."""
+        return self.asking.account()
+
+    def _ask(self, sample: Sample, question: Question, how: str, turn: int) -> Ask:
+        order = turned(question, 0, turn)
+        values = lettered(question, order, CANNOT)
+        seen = sample.image_id if how == "seen" else ""
+        bounds = {"options": "".join(values["options"])}
+        return self.asking.new("answer", self.prompts[how], values, self.params.max_tokens, bounds, seen, order)
+
+
+def accuracy(question: Question, said: Sequence[int | None]) -> float:
+    """Share of right answers in [0, 1]; NaN when one is unknown."""
+    if None in said:
+        return float("nan")
+    return sum(index == question.answer for index in said) / len(said)
+
+
+def measure_all(reader: Reader, samples: Iterable[Sample], questions: Sequence[Question]) -> list[Question]:
+    """All questions measured, in the order of the pictures; closes the reader.
+
+    Pictures are read in batches, so that memory does not grow with their number. Raises :class:`ReaderFailed`.
+    """
+    of: dict[str, list[Question]] = {}
+    for question in questions:
+        of.setdefault(question.image_id, []).append(question)
+    asked = (sample for sample in samples if sample.image_id in of)
+    progress, measured = Progress("measure_questions", len(of), "pictures"), []
+    with Background() as loop:
+        for batch in _batches(asked):
+            measured += loop.run(_measure(reader, batch, of, progress), LONGEST + GRACE)
+        loop.run(reader.close(), GRACE)
+    _check(reader, measured)
+    return measured
+
+
+async def _measure(
+    reader: Reader, batch: list[Sample], of: Mapping[str, list[Question]], progress: Progress
+) -> list[Question]:
+    async def one(sample: Sample) -> list[Question]:
+        found = await reader.measure(sample, of[sample.image_id])
+        progress.advance()
+        return found
+
+    return [question for found in await asyncio.gather(*map(one, batch)) for question in found]
+
+
+def _batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    rest = iter(samples)
+    while batch := list(islice(rest, AT_ONCE)):
+        yield batch
+
+
+def _check(reader: Reader, measured: Sequence[Question]) -> None:
+    values = [v for q in measured for v in (q.accuracy_with_image, q.accuracy_without_image)]
+    unknown = sum(value != value for value in values)
+    if unknown > reader.params.max_failure_rate * len(values):
+        why = ", ".join(f"{reason}: {n}" for reason, n in sorted(reader.failures.items(), key=lambda item: -item[1]))
+        raise ReaderFailed(
+            f"{reader.params.model} left {unknown} of {len(values)} accuracies of questions unknown ({why}); "
+            f"collect_questions.reader.max_failure_rate allows {reader.params.max_failure_rate:.1%}"
+        )
+
+
+def make_reader(params: QuestionReader, runtime: Runtime) -> Reader:
+    """The reader with its pinned prompts, a client for ``runtime.serving`` and the shared cache of answers."""
+    hashes = params.prompts.model_dump()
+    prompts = {
+        how: pinned(name, hashes[how], f"collect_questions.reader.prompts.{how}") for how, name in PROMPTS.items()
+    }
+    try:
+        client = Client(params.model, runtime.serving[params.model])
+    except ValueError as error:  # the key is not in the environment
+        raise JudgeMismatch(str(error)) from None
+    return Reader(params, prompts, client, AnswerCache(workspace.work_root() / "judge" / "answers.sqlite"))
