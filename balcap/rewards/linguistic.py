@@ -14,7 +14,7 @@ from balcap.rewards.base import UNKNOWN, Reward, needing, worthless
 def over(marks: tuple[str, ...]) -> Reward:
     """The reward over those marks that a judge declares it can fill; NaN while one of them, or every, is missing."""
 
-    @needing(*marks)
+    @needing(*(marks or MARKS))
     def linguistic(
         judgement: Judgement, caption: Caption, reference: Reference, questions: tuple[Question, ...] = ()
     ) -> float:

@@ -112,7 +112,7 @@ def _check_judge_serves(params: Train, judge: Judge) -> None:
     """A reward that the judge can never give would be unknown for ever."""
     bound = bind(judge.fills)
     for name in params.reward_weights:
-        if not bound[name].needs or not bound[name].needs <= judge.fills:
+        if not bound[name].needs <= judge.fills:
             raise TrainingError(
                 f"train.reward_weights.{name}: judge {judge.name} cannot give what this reward needs; "
                 "leave the reward out or name another judge"

@@ -98,6 +98,7 @@ def test_linguistic_is_the_mean_of_the_declared_marks(fills: set[str], values: t
 def test_a_judge_without_marks_leaves_linguistic_unknown() -> None:
     assert math.isnan(bind({"assertions"})["linguistic"](FULL, TEXT, REFERENCE))
     assert bind({"assertions"})["linguistic"](FULL, Caption(""), REFERENCE) == 0.0
+    assert bind({"assertions"})["linguistic"].needs == set(MARKS), "training refuses such a judge"
 
 
 def test_score_has_a_column_per_named_reward_in_a_fixed_order() -> None:
