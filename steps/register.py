@@ -43,7 +43,7 @@ def publish(candidate: Candidate, s: Stage) -> str:
     uri = tracking_uri(s.params.runtime.tracking_uri)
     try:
         client = connect(uri)
-        words = mirror(client, {"train": s.params.train.judge, "evaluate": s.params.evaluate.judge})
+        words = mirror(client, s.params)
         version = ensure_version(
             client, uri, candidate, experiment_name(s.params.recipe), s.run.wait_run_id(RUN_SECONDS), identity_tags()
         )

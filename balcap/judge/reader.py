@@ -135,12 +135,15 @@ def _check(reader: Reader, measured: Sequence[Question]) -> None:
         )
 
 
+def reader_prompts(params: QuestionReader) -> dict[str, Prompt]:
+    """The prompt with the picture and the one without; raises ``PromptError`` for another file than the pinned one."""
+    hashes, key = params.prompts.model_dump(), "collect_questions.reader.prompts"
+    return {how: pinned(name, hashes[how], f"{key}.{how}") for how, name in PROMPTS.items()}
+
+
 def make_reader(params: QuestionReader, runtime: Runtime) -> Reader:
     """The reader with its pinned prompts, a client for ``runtime.serving`` and the shared cache of answers."""
-    hashes = params.prompts.model_dump()
-    prompts = {
-        how: pinned(name, hashes[how], f"collect_questions.reader.prompts.{how}") for how, name in PROMPTS.items()
-    }
+    prompts = reader_prompts(params)
     try:
         client = Client(params.model, runtime.serving[params.model])
     except ValueError as error:  # the key is not in the environment

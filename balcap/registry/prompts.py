@@ -1,6 +1,6 @@
 """The words of a version's judges in MLflow's prompt registry, where people who read no code can look them up.
 
-    tags = mirror(client, {"train": params.train.judge, "evaluate": params.evaluate.judge})
+    tags = mirror(client, params)
 
 A mirror, never the source: the files in ``balcap/judge/prompts`` are what judges say, pinned by hash in the parameters.
 One registry version per content, named ``judge-NAME``, tagged with the file's sha256; the model version gets a tag per
@@ -9,11 +9,11 @@ judge and kind of call that names it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from balcap.judge.prompts import Prompt, pinned_prompts
-from balcap.params.judge import LlmJudge, RuleJudge
+from balcap.judge.reader import reader_prompts
+from balcap.params import Params
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -21,18 +21,29 @@ if TYPE_CHECKING:
 TAG = "sha256"
 
 
-def mirror(client: MlflowClient, judges: Mapping[str, RuleJudge | LlmJudge]) -> dict[str, str]:
-    """Register the prompts that language models among ``judges`` (by role) are asked with.
+def mirror(client: MlflowClient, params: Params) -> dict[str, str]:
+    """Register the prompts that the language models of a run are asked with.
 
     Returns tags such as ``prompt.train.recall: judge-recall/3``. Raises ``JudgeMismatch`` when a file is not the pinned
     one and MLflow's errors when the registry cannot be reached.
     """
-    tags = {}
-    for role, judge in judges.items():
-        if judge.name == "llm":
-            for kind, prompt in pinned_prompts(judge, f"{role}.judge").items():
-                tags[f"prompt.{role}.{kind}"] = f"judge-{prompt.name}/{ensure_prompt(client, prompt)}"
-    return tags
+    return {
+        f"prompt.{role}.{kind}": f"judge-{prompt.name}/{ensure_prompt(client, prompt)}"
+        for role, prompts in words(params).items()
+        for kind, prompt in prompts.items()
+    }
+
+
+def words(params: Params) -> dict[str, dict[str, Prompt]]:
+    """Who is asked with which prompts: the judges ``train`` and ``evaluate``, and the reader of ``questions``."""
+    found = {
+        role: pinned_prompts(judge, f"{role}.judge")
+        for role, judge in (("train", params.train.judge), ("evaluate", params.evaluate.judge))
+        if judge.name == "llm"
+    }
+    if reader := params.collect_questions.reader:
+        found["questions"] = reader_prompts(reader)
+    return found
 
 
 def ensure_prompt(client: MlflowClient, prompt: Prompt) -> int:
