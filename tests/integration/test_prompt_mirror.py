@@ -9,8 +9,8 @@ import pytest
 
 from balcap.judge.base import JudgeMismatch
 from balcap.judge.prompts import FOLDER, load_prompt
-from balcap.mlflow_store import connect
 from balcap.judge.reader import PROMPTS
+from balcap.mlflow_store import connect
 from balcap.params import Params, load_params
 from balcap.params.collect import QuestionReader, ReaderPrompts
 from balcap.params.judge import LlmJudge
