@@ -102,12 +102,18 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def _complete(file: Path) -> bool:
-    """Whether the database is in write-ahead mode (bytes 18 and 19 of its header), which :func:`_create` sets last."""
-    try:
-        with file.open("rb") as f:
-            return f.read(20)[18:] == b"\2\2"
-    except FileNotFoundError:
+    """Whether the database is in write-ahead mode, which :func:`_create` sets last.
+
+    Asked of SQLite: a file that is opened and closed beside it would drop the locks of this process's connections, and
+    other processes would take the log away under them.
+    """
+    if not file.exists():
         return False
+    with closing(sqlite3.connect(file.as_uri() + "?mode=ro", uri=True)) as connection:
+        try:
+            return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
+        except sqlite3.OperationalError:  # locked: it is being made
+            return False
 
 
 def _create(uri: str, file: Path) -> None:

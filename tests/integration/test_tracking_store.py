@@ -279,3 +279,19 @@ def test_a_cut_off_line_is_skipped(place: Path) -> None:
     taken = Journal.take(journal.path)
     assert taken is not None
     taken.close()
+
+
+def test_looking_whether_the_store_is_there_keeps_the_locks_of_open_connections(place: Path) -> None:
+    """Else another process that closes the store thinks that it is the last, and takes the log away under us."""
+    store(place)
+    file = place / "mlruns/mlflow.db"
+    ours = sqlite3.connect(file)
+    ours.execute("CREATE TABLE kept (x)")
+    ours.commit()
+    store(place)
+    program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM kept'); c.close()"
+    subprocess.run([sys.executable, "-c", program, str(file)], check=True, timeout=DEADLINE)
+    assert file.with_name("mlflow.db-wal").exists(), "the log belongs to our connection, too"
+    ours.execute("INSERT INTO kept VALUES (1)")
+    ours.commit()
+    ours.close()
