@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from balcap.judge import JUDGES
 from balcap.params import load_params
 from balcap.records_io import read_references, read_samples
 from balcap.training.run import train
@@ -76,7 +77,7 @@ def measure(steps: int) -> list[dict[str, float]]:
     run = Times()
     with tempfile.TemporaryDirectory(prefix="balcap-bench-") as folder:
         samples, references = read_samples(ROOT / "data/images"), read_references(ROOT / "data/references.parquet")
-        train(few, ROOT / "models/base", samples, references, {}, Path(folder), run)
+        train(few, ROOT / "models/base", samples, references, {}, Path(folder), run, JUDGES["oracle"]())
     return run.steps[WARM_UP:]
 
 
