@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 from evaluation_world import picture
+from typer.testing import CliRunner
 
+from balcap.cli_serve import app
 from balcap.judge.answers import AnswerError, parse, schema
 from balcap.judge.oracle import Oracle as Judge
 from balcap.judge.prompts import load_prompt
 from balcap.records import Caption, Judgement, Picture
+from balcap.records_io import IMAGES, write_table
 from balcap.scenes import noisy_caption
 from balcap.scenes.world import Scene
 from balcap.serve.oracle import Oracle
@@ -81,3 +86,20 @@ def test_what_is_no_judges_call_is_refused() -> None:
     with pytest.raises(KeyError):
         TRUTH.say(stranger)
     json.dumps(stranger)
+
+
+def stored(folder: Path) -> Path:
+    """A picture as `prepare` stores it."""
+    known = PICTURES[0].sample
+    row = {name: getattr(known, name, None) for name in IMAGES.names} | {"meta": json.dumps(known.meta)}
+    write_table(folder / "eval-00000.parquet", [row], IMAGES)
+    return folder
+
+
+def test_what_hinders_the_command_is_named_with_its_remedy(tmp_path: Path) -> None:
+    empty = CliRunner().invoke(app, ["oracle", "--data", str(tmp_path)])
+    assert empty.exit_code == 1 and "balcap run --apply prepare" in empty.output
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        hindered = CliRunner().invoke(app, ["oracle", "--data", str(stored(tmp_path)), "--port", port])
+    assert hindered.exit_code == 1 and f"port {port}" in hindered.output and "name another --port" in hindered.output
