@@ -69,7 +69,8 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_number)
+# Not strict about line breaks and the like inside a string: servers that bind answers to a schema let them through.
+_DECODER = json.JSONDecoder(parse_constant=_no_number, strict=False)
 
 
 def _list(said: dict[str, Any], name: str) -> list[Any]:

@@ -32,6 +32,11 @@ def test_an_answer_in_form_is_read_whatever_stands_around_it(kind: str, form: st
     assert parse(kind, form.replace("{}", json.dumps(said)).replace("{{", "{"), **bounds) == part
 
 
+def test_control_characters_inside_a_statement_are_letters_like_any_other() -> None:
+    said = '{"assertions":[{"t":"A cat\n\x1esits.","v":1,"p":1}]}'  # xgrammar lets a model write them
+    assert parse("precision", said) == (Assertion("A cat\n\x1esits.", True, True),)
+
+
 def test_empty_lists_are_known_to_be_empty() -> None:
     assert parse("precision", '{"assertions":[]}') == ()
     assert parse("recall", '{"covered":[]}', units=2) == (False, False)
