@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -13,8 +16,14 @@ if TYPE_CHECKING:
     from balcap.records import Judge
 
 WhichJudge = Annotated[
-    str, typer.Option("--judge", help="oracle, lexical, or train / evaluate: the one that params.yaml names there.")
+    str,
+    typer.Option(
+        "--judge",
+        help="oracle, lexical; train or evaluate: the one that params.yaml names there; or the URL of an endpoint.",
+    ),
 ]
+Only = Annotated[str, typer.Option(help="Rewards, with commas: recall,linguistic. What the others need is not asked.")]
+TextOnly = Annotated[bool, typer.Option("--text-only", help="Of a URL: the model sees references, no pictures.")]
 Photos = Annotated[
     Path | None, typer.Option(help="Folder with labelled photographs instead of drawn scenes (captions.jsonl, …).")
 ]
@@ -25,6 +34,8 @@ Deadline = Annotated[float, typer.Option(help="Seconds in which one picture's ca
 
 def calibrate(
     judge: WhichJudge = "evaluate",
+    only: Only = "precision,recall,linguistic",
+    text_only: TextOnly = False,
     photos: Photos = None,
     pictures: Pictures = 60,
     flip: Annotated[float, typer.Option(min=0.0, max=1.0, help="Flip this share of the verdicts on purpose.")] = 0.0,
@@ -38,9 +49,11 @@ def calibrate(
 
     Drawn scenes have exact labels; photographs were labelled by people. The noise is what
     train.advantage.std_floor should be: groups that differ by less teach the judge's errors.
+    Captions are put to a language model twice, past what it has answered before, to see how stable it is.
 
     [dim]$[/dim] balcap judge calibrate --judge oracle --flip 0.1      [dim]# finds the 10 % that are there[/dim]
     [dim]$[/dim] balcap judge calibrate --judge train --photos data/examples/photos
+    [dim]$[/dim] balcap judge calibrate --judge http://127.0.0.1:8732/v1 --only recall,linguistic --pictures 100
     """
     from rich.console import Console
 
@@ -48,19 +61,23 @@ def calibrate(
     from balcap.calibration.noise import Flipped
     from balcap.calibration.report import reward_table, std_floor, verdict, verdict_table, write_calibration
 
-    cases, chosen = _cases(photos, pictures, seed), _judge(judge)
-    measured = measure(Flipped(chosen, flip, seed) if flip else chosen, cases, deadline, seed)
+    cases = _cases(photos, pictures, seed)
+    with _judges(judge, only, text_only) as pair:
+        first, again = (Flipped(one, flip, seed) if flip else one for one in pair)
+        measured = measure(first, cases, deadline, seed, again)
     write_calibration(out, measured)
     console = Console(width=120)
     console.print(verdict_table(measured), "", reward_table(measured), "")
     for sentence in verdict(measured):
-        console.print(f"[yellow]{sentence}")
+        console.print(sentence, style="yellow")
     floors = ", ".join(f"{name}: {noise}" for name, noise in std_floor(measured).items())
     print(f"train.advantage.std_floor: {{{floors}}}\n{out / 'calibration.json'}\n{out / 'reliability.png'}")
 
 
 def check(
     judge: WhichJudge = "evaluate",
+    only: Only = "precision,recall,linguistic",
+    text_only: TextOnly = False,
     photos: Photos = None,
     pictures: Pictures = 24,
     seed: Seed = 0,
@@ -72,15 +89,20 @@ def check(
     instruction to the judge inside a wrong caption.
 
     [dim]$[/dim] balcap judge check --judge oracle
+    [dim]$[/dim] balcap judge check --judge http://127.0.0.1:8732/v1 --only recall,linguistic
     """
     from rich.console import Console
 
-    from balcap.calibration.probes import near_one, probe
-    from balcap.calibration.report import probe_table
+    from balcap.calibration.probes import probe
+    from balcap.calibration.report import probe_table, probe_verdict
 
-    base, moved = probe(_judge(judge), _cases(photos, pictures, seed), deadline, seed)
-    Console(width=140).print(probe_table(base, moved))
-    if near_one(base) or any(one.fault() for one in moved if any(score.n for score in one.changes.values())):
+    cases = _cases(photos, pictures, seed)
+    with _judges(judge, only, text_only) as (chosen, _):
+        base, moved = probe(chosen, cases, deadline, seed)
+    console = Console(width=140)
+    console.print(probe_table(base, moved))
+    if bad := probe_verdict(base, moved):
+        console.print(bad, style="yellow")
         raise typer.Exit(1)
 
 
@@ -98,10 +120,11 @@ def try_(
 
     from balcap.calibration.show import shown
     from balcap.images import Rejected
+    from balcap.records import PARTS
     from balcap.scoring import score
 
     try:
-        scored = score(picture, caption, reference, judge=_judge(judge))
+        scored = score(picture, caption, reference, judge=_judge(judge, PARTS))
     except Rejected as error:
         _fail(f"{picture}: {error}")
     Console(width=110).print(shown(caption, scored))
@@ -125,7 +148,34 @@ def _cases(photos: Path | None, count: int, seed: int) -> list[Case]:
         _fail(str(error))
 
 
-def _judge(name: str) -> Judge:
+@contextmanager
+def _judges(name: str, rewards: str, text_only: bool) -> Iterator[tuple[Judge, Judge]]:
+    """The judge, asked for what these rewards need, and the same without memory."""
+    from balcap.calibration.asking import NoEndpoint, afresh, judge_at, only
+
+    parts = _parts(rewards)
+    with tempfile.TemporaryDirectory(prefix="balcap-judge-") as folder:
+        first, second = Path(folder, "first"), Path(folder, "second")
+        try:
+            is_url = name.startswith(("http://", "https://"))
+            chosen = judge_at(name, parts, first, not text_only) if is_url else only(_judge(name, parts), parts)
+        except NoEndpoint as error:
+            _fail(str(error))
+        yield chosen, afresh(chosen, second)
+
+
+def _parts(rewards: str) -> frozenset[str]:
+    """The parts of a judgement that the named rewards read."""
+    from balcap.calibration.measure import REWARDS
+    from balcap.rewards import REWARDS as RULES
+
+    named = [name.strip() for name in rewards.split(",")]
+    if unknown := set(named) - set(REWARDS):
+        _fail(f"--only {', '.join(sorted(unknown))}: some of {','.join(REWARDS)}")
+    return frozenset().union(*(RULES[name].needs for name in named))
+
+
+def _judge(name: str, parts: Collection[str]) -> Judge:
     """A judge by rule, or the one that a section of params.yaml names."""
     from balcap.judge import JUDGES, JudgeMismatch, make_judge
     from balcap.params import ParamsError, load_params
@@ -133,10 +183,10 @@ def _judge(name: str) -> Judge:
     if name in JUDGES:
         return JUDGES[name]()
     if name not in ("train", "evaluate"):
-        _fail(f"--judge {name}: one of {', '.join(JUDGES)}, train, evaluate")
+        _fail(f"--judge {name}: one of {', '.join(JUDGES)}, train, evaluate, or http://…/v1")
     try:
         params = load_params()
-        return make_judge(getattr(params, name).judge, params.runtime, ("assertions", "covered", "clarity"))
+        return make_judge(getattr(params, name).judge, params.runtime, parts)
     except (ParamsError, JudgeMismatch) as error:
         _fail(str(error))
 

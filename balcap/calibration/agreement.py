@@ -3,6 +3,7 @@
     error      = (fp + fn) / n          precision = tp / (tp + fp)          recall = tp / (tp + fn)
     kappa      = (p_o - p_e) / (1 - p_e)       p_o the share that agrees, p_e the share that would by luck
     bias       = mean(judge - truth)        noise = standard deviation of (judge - truth), ddof 1
+    correlation of judge and truth (Pearson); undefined where one of the two never changes
 
 A picture is the unit that is drawn, for its verdicts are not independent. What is undefined (no positive verdict, say)
 is NaN in a draw and left out; without any defined draw the statistic is unknown.
@@ -20,6 +21,8 @@ from balcap.evaluation.stats import UNKNOWN, Score
 Array = NDArray[np.float64]
 DRAWS = 2000
 CONFIDENCE = 0.95
+TINY = 1e-12
+"""Variance of what never changes, but for rounding."""
 
 
 def verdicts(truth: Sequence[Sequence[bool]], said: Sequence[Sequence[bool]], seed: int = 0) -> dict[str, Score]:
@@ -30,13 +33,8 @@ def verdicts(truth: Sequence[Sequence[bool]], said: Sequence[Sequence[bool]], se
 
 
 def differences(truth: Sequence[Sequence[float]], said: Sequence[Sequence[float]], seed: int = 0) -> dict[str, Score]:
-    """Bias and noise of a reward, one sequence of captions per picture; unknown values (NaN) are left out."""
-    rows = []
-    for t, s in zip(truth, said, strict=True):
-        gap = np.asarray(s, dtype=np.float64) - np.asarray(t, dtype=np.float64)
-        gap = gap[~np.isnan(gap)]
-        rows.append([len(gap), gap.sum(), (gap**2).sum()])
-    table = np.array(rows, dtype=np.float64).reshape(-1, 3)
+    """Bias, noise and correlation of a reward, one sequence of captions per picture; NaN (unknown) is left out."""
+    table = np.array([_moments(t, s) for t, s in zip(truth, said, strict=True)], dtype=np.float64).reshape(-1, 8)
     n = int(table[:, 0].sum())
     return {name: _interval(rule, table, n, seed) for name, rule in DIFFERENCE_RULES.items()}
 
@@ -45,6 +43,15 @@ def _counts(truth: Sequence[bool], said: Sequence[bool]) -> list[int]:
     """True and false positives, false and true negatives."""
     pairs = list(zip(truth, said, strict=True))
     return [pairs.count(kind) for kind in ((True, True), (False, True), (True, False), (False, False))]
+
+
+def _moments(truth: Sequence[float], said: Sequence[float]) -> list[float]:
+    """n, sum and squares of the differences; then the sums of t, s, tt, ss, ts."""
+    t, s = np.asarray(truth, dtype=np.float64), np.asarray(said, dtype=np.float64)
+    known = ~np.isnan(t - s)
+    t, s = t[known], s[known]
+    gap = s - t
+    return [float(known.sum()), *(float(x.sum()) for x in (gap, gap**2, t, s, t * t, s * s, t * s))]
 
 
 def _interval(rule: Callable[[Array], Array], table: Array, n: int, seed: int) -> Score:
@@ -77,9 +84,17 @@ def _kappa(c: Array) -> Array:
 
 
 def _noise(s: Array) -> Array:
-    n, total, squares = s.T
+    n, total, squares = s.T[:3]
     variance = np.maximum(squares - total**2 / n, 0.0) / (n - 1.0)
     return np.where(n > 1, np.sqrt(variance), np.nan)
+
+
+def _correlation(sums: Array) -> Array:
+    n = sums[:, 0]
+    t, s, tt, ss, ts = (column / n for column in sums.T[3:])
+    spread_t, spread_s = tt - t**2, ss - s**2
+    changes = (spread_t > TINY) & (spread_s > TINY)
+    return np.where(changes, (ts - t * s) / np.sqrt(np.where(changes, spread_t * spread_s, 1.0)), np.nan)
 
 
 VERDICT_RULES: dict[str, Callable[[Array], Array]] = {
@@ -91,4 +106,5 @@ VERDICT_RULES: dict[str, Callable[[Array], Array]] = {
 DIFFERENCE_RULES: dict[str, Callable[[Array], Array]] = {
     "bias": lambda s: s[:, 1] / s[:, 0],
     "noise": _noise,
+    "correlation": _correlation,
 }

@@ -4,31 +4,29 @@
     measured.scores["verified"]["error"]      Score(value, low, high, n)
 
 A statement counts as verified (pointable) when everything that the judge makes of it is. What the judge leaves unknown
-is no verdict: it is counted in ``unknown`` and enters no statistic. The spread of a repetition is measured by asking
-the same with another seed.
+is no verdict: it is counted in ``unknown`` and enters no statistic; what it never fills is not counted. The spread of a
+repetition is measured by asking the same with another seed, of ``again``: the judge without its memory.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from balcap.calibration.agreement import differences, verdicts
+from balcap.calibration.asking import AT_ONCE, Group, ask, title
 from balcap.calibration.labelled import Case
 from balcap.evaluation.stats import Score
-from balcap.judge.guard import GRACE, Background, Guard
-from balcap.progress import Progress
+from balcap.judge.guard import GRACE, Background
 from balcap.records import Caption, Judge, Judgement
+from balcap.rewards import REWARDS as RULES
 from balcap.rewards import bind
 
-AT_ONCE = 16
-"""Pictures before the judge at the same time."""
 REWARDS = ("precision", "recall", "linguistic")
+VERIFIED = frozenset({"assertions"})
+COVERED = frozenset({"covered"})
 Scores = dict[str, dict[str, Score]]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,44 +50,40 @@ class _Said:
     truths: list[Judgement]
 
 
-def measure(judge: Judge, cases: Sequence[Case], deadline: float, seed: int = 0) -> Measured:
-    """Put every case before ``judge`` twice and compare; the judge is closed."""
-    guard = Guard(judge, deadline)
-    longest = 2 * math.ceil(3 * len(cases) / AT_ONCE) * deadline + GRACE
+def measure(
+    judge: Judge, cases: Sequence[Case], deadline: float, seed: int = 0, again: Judge | None = None
+) -> Measured:
+    """Put every case before ``judge``, the captions a second time before ``again``, and compare; both are closed."""
+    second = again or judge
+    longest = math.ceil(3 * len(cases) / AT_ONCE) * deadline + GRACE
+    captions = [Group(case.picture, [text for text, _ in case.truths]) for case in cases]
     with Background() as loop:
-        said = loop.run(_ask_all(guard, cases, seed), longest)
-        again = loop.run(_ask_all(guard, cases, seed + 1), longest)
-        loop.run(judge.close(), GRACE)
-    scores, unknown = _verdict_scores(cases, said)
-    rewards, points, missing = _reward_scores(judge.fills, cases, said, again)
-    return Measured(judge.name, scores | rewards, points, unknown | missing, dict(guard.reasons))
+        found, reasons = loop.run(ask(judge, _groups(cases, captions), deadline, seed, "calibrate"), longest)
+        repeated, _ = loop.run(ask(second, captions, deadline, seed + 1, "again"), longest)
+        for closing in {id(one): one for one in (judge, second)}.values():
+            loop.run(closing.close(), GRACE)
+    said = [_Said(*found[3 * i : 3 * i + 3]) for i in range(len(cases))]
+    scores, unknown = _verdict_scores(judge.fills, cases, said)
+    rewards, points, missing = _reward_scores(judge.fills, cases, said, repeated)
+    return Measured(title(judge), scores | rewards, points, unknown | missing, dict(reasons))
 
 
-async def _ask_all(guard: Guard, cases: Sequence[Case], seed: int) -> list[_Said]:
-    gate, progress = asyncio.Semaphore(AT_ONCE), Progress("calibrate", len(cases), "pictures")
-
-    async def one(case: Case) -> _Said:
-        async with gate:
-            groups = [
-                [c.text for c in case.claims],
-                [c.text for c in case.coverings],
-                [text for text, _ in case.truths],
-            ]
-            found = [await _ask(guard, case, texts, seed) for texts in groups]
-            progress.advance()
-            return _Said(*found)
-
-    return list(await asyncio.gather(*map(one, cases)))
+def _groups(cases: Sequence[Case], captions: Sequence[Group]) -> list[Group]:
+    """Three per case; of a single statement only its verdicts are of interest, of a covering only its units."""
+    return [
+        group
+        for case, whole in zip(cases, captions, strict=True)
+        for group in (
+            Group(case.picture, [claim.text for claim in case.claims], VERIFIED),
+            Group(case.picture, [covering.text for covering in case.coverings], COVERED),
+            whole,
+        )
+    ]
 
 
-async def _ask(guard: Guard, case: Case, texts: list[str], seed: int) -> list[Judgement]:
-    known = case.picture
-    return (
-        await guard.judge_group(known.sample, known.reference, [Caption(t) for t in texts], (), seed) if texts else []
-    )
-
-
-def _verdict_scores(cases: Sequence[Case], said: Sequence[_Said]) -> tuple[Scores, dict[str, int]]:
+def _verdict_scores(
+    fills: frozenset[str], cases: Sequence[Case], said: Sequence[_Said]
+) -> tuple[Scores, dict[str, int]]:
     """Agreement on ``verified``, ``pointable`` (of statements) and ``covered`` (of units)."""
     scores: Scores = {}
     unknown = {}
@@ -101,10 +95,11 @@ def _verdict_scores(cases: Sequence[Case], said: Sequence[_Said]) -> tuple[Score
             for c, s in zip(cases, said, strict=True)
         ]
         scores[name] = verdicts([t for t, _ in pairs], [s for _, s in pairs])
-        unknown[name] = sum(len(c.claims) for c in cases) - sum(len(t) for t, _ in pairs)
+        unknown[name] = sum(len(c.claims) for c in cases) - sum(len(t) for t, _ in pairs) if fills >= VERIFIED else 0
     pairs = [_known(_units(c, s)) for c, s in zip(cases, said, strict=True)]
     scores["covered"] = verdicts([t for t, _ in pairs], [s for _, s in pairs])
-    unknown["covered"] = sum(len(v.covered) for c in cases for v in c.coverings) - sum(len(t) for t, _ in pairs)
+    units = sum(len(v.covered) for c in cases for v in c.coverings)
+    unknown["covered"] = units - sum(len(t) for t, _ in pairs) if fills >= COVERED else 0
     return scores, unknown
 
 
@@ -128,7 +123,7 @@ def _known(pairs: list[tuple[bool, bool | None]]) -> tuple[list[bool], list[bool
 
 
 def _reward_scores(
-    fills: frozenset[str], cases: Sequence[Case], said: Sequence[_Said], again: Sequence[_Said]
+    fills: frozenset[str], cases: Sequence[Case], said: Sequence[_Said], again: Sequence[Sequence[Judgement]]
 ) -> tuple[Scores, dict[str, list[tuple[float, float]]], dict[str, int]]:
     """Bias and noise of each reward against the truth, and its spread when asked again."""
     table = bind(fills)
@@ -139,7 +134,7 @@ def _reward_scores(
         rows = [
             [
                 [rule(j, Caption(text), case.picture.reference) for j in (truth, first, second)]
-                for (text, truth), first, second in zip(case.truths, one.truths, two.truths, strict=True)
+                for (text, truth), first, second in zip(case.truths, one.truths, two, strict=True)
             ]
             for case, one, two in zip(cases, said, again, strict=True)
         ]
@@ -147,5 +142,5 @@ def _reward_scores(
         scores[name] = differences(true, first) | {"retest": differences(first, second)["noise"]}
         flat = [(t, f) for row in rows for t, f, _ in row]
         points[name] = [(t, f) for t, f in flat if not math.isnan(f)]
-        unknown[name] = len(flat) - len(points[name])
+        unknown[name] = len(flat) - len(points[name]) if RULES[name].needs & fills else 0
     return scores, points, unknown

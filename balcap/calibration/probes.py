@@ -4,23 +4,25 @@
 
 The unchanged reference should earn nearly everything. A probe passes when every reward that it must lower falls (the
 interval of the mean change over pictures lies below 0) and every reward that it must leave alone stays within
-:data:`STILL` of where it was. An instruction injected into a wrong caption may raise none.
+:data:`STILL` of where it was. An instruction injected into a wrong caption may raise none. Rewards for which the judge
+never gives the parts are left out; one that it leaves unknown everywhere is a fault.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from balcap.calibration.agreement import differences
+from balcap.calibration.asking import AT_ONCE, Group, ask
 from balcap.calibration.labelled import Case
 from balcap.evaluation.stats import Score
-from balcap.judge.guard import GRACE, Background, Guard
+from balcap.judge.guard import GRACE, Background
 from balcap.records import Caption, Judge
+from balcap.rewards import REWARDS as RULES
 from balcap.rewards import bind
 
 REWARDS = ("precision", "recall", "linguistic")
@@ -57,10 +59,16 @@ class Moved:
 
     probe: Probe
     changes: Mapping[str, Score]
+    pictures: int
+    """Where the probe changes the text; without any it says nothing."""
 
     def fault(self) -> str:
         """What is not as it should be, in words; empty when all is."""
+        if not self.pictures:
+            return ""
+        named = self.probe.lowers + self.probe.keeps + self.probe.caps
         wrong = {
+            "stayed unknown": [name for name in named if not self.changes[name].n],
             "should fall": [name for name in self.probe.lowers if not _below(self.changes[name])],
             "should stay": [name for name in self.probe.keeps if _strays(self.changes[name])],
             "should not rise": [name for name in self.probe.caps if _rises(self.changes[name])],
@@ -69,7 +77,7 @@ class Moved:
 
 
 def _below(score: Score) -> bool:
-    return score.high is not None and score.high < 0.0
+    return not score.n or (score.high is not None and score.high < 0.0)
 
 
 def _strays(score: Score) -> bool:
@@ -141,13 +149,30 @@ def probe(
 ) -> tuple[Mapping[str, Score], list[Moved]]:
     """Rewards of the unchanged references, and what each probe moved; the judge is closed."""
     texts = [_texts(case, seed) for case in cases]
+    groups = [Group(case.picture, list(said.values())) for case, said in zip(cases, texts, strict=True)]
     with Background() as loop:
-        longest = len(cases) * deadline + GRACE
-        rewards = loop.run(_rewards(Guard(judge, deadline), cases, texts, seed), longest)
+        longest = math.ceil(len(cases) / AT_ONCE) * deadline + GRACE
+        judged, _ = loop.run(ask(judge, groups, deadline, seed, "check"), longest)
         loop.run(judge.close(), GRACE)
+    table = bind(judge.fills)
+    rewards = [
+        {
+            name: {reward: table[reward](j, Caption(text), case.picture.reference) for reward in REWARDS}
+            for (name, text), j in zip(said.items(), found, strict=True)
+        }
+        for case, said, found in zip(cases, texts, judged, strict=True)
+    ]
     base = {name: _mean_change([[row["reference"][name]] for row in rewards]) for name in REWARDS}
-    moved = [_moved(p, texts, rewards, "reference", p.name) for p in PROBES]
-    return base, [*moved, _moved(INJECTION, texts, rewards, "swapped colour", INJECTION.name)]
+    kept = [_limited(one, judge.fills) for one in (*PROBES, INJECTION)]
+    before = {INJECTION.name: "swapped colour"}
+    return base, [_moved(one, texts, rewards, before.get(one.name, "reference"), one.name) for one in kept]
+
+
+def _limited(one: Probe, fills: frozenset[str]) -> Probe:
+    """A probe of those rewards for which a judge gives parts at all."""
+    given = {name for name in REWARDS if RULES[name].needs & fills}
+    lowers, keeps, caps = (tuple(n for n in side if n in given) for side in (one.lowers, one.keeps, one.caps))
+    return replace(one, lowers=lowers, keeps=keeps, caps=caps)
 
 
 def _texts(case: Case, seed: int) -> dict[str, str]:
@@ -155,23 +180,6 @@ def _texts(case: Case, seed: int) -> dict[str, str]:
     reference = case.picture.reference.caption
     found = {"reference": reference} | {p.name: p.change(reference, _rng(seed, case, p.name)) for p in PROBES}
     return found | {INJECTION.name: inject(found["swapped colour"], _rng(seed, case, INJECTION.name))}
-
-
-async def _rewards(
-    guard: Guard, cases: Sequence[Case], texts: Sequence[dict[str, str]], seed: int
-) -> list[dict[str, dict[str, float]]]:
-    """Per picture and text the three rewards."""
-    table = bind(guard.judge.fills)
-
-    async def one(case: Case, said: dict[str, str]) -> dict[str, dict[str, float]]:
-        known, captions = case.picture, [Caption(text) for text in said.values()]
-        judged = await guard.judge_group(known.sample, known.reference, captions, (), seed)
-        return {
-            name: {reward: table[reward](j, caption, known.reference) for reward in REWARDS}
-            for name, caption, j in zip(said, captions, judged, strict=True)
-        }
-
-    return list(await asyncio.gather(*map(one, cases, texts)))
 
 
 def _moved(
@@ -184,7 +192,7 @@ def _moved(
     """Change from the text ``before`` to ``after``, over the pictures where the two differ."""
     rows = [row for said, row in zip(texts, rewards, strict=True) if said[before] != said[after]]
     changes = {name: _mean_change([[row[after][name] - row[before][name]] for row in rows]) for name in REWARDS}
-    return Moved(p, changes)
+    return Moved(p, changes, len(rows))
 
 
 def _mean_change(values: list[list[float]]) -> Score:

@@ -16,8 +16,10 @@ from balcap.calibration.probes import Moved, near_one
 from balcap.evaluation.stats import Score
 from balcap.files import atomic_path, write_json
 
+REWARD_COLUMNS = ("bias", "noise", "correlation", "retest")
+VERDICTS = ("verified", "pointable", "covered")
 USELESS = 0.2
-"""Cohen's kappa up to which a verdict tells hardly more than luck would."""
+"""Cohen's kappa of a verdict, or correlation of a reward, up to which it tells hardly more than luck would."""
 
 
 def write_calibration(folder: Path, measured: Measured) -> None:
@@ -25,6 +27,7 @@ def write_calibration(folder: Path, measured: Measured) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     scores = {part: {name: score.to_json() for name, score in row.items()} for part, row in measured.scores.items()}
     facts = {"judge": measured.judge, "unknown": dict(measured.unknown), "reasons": dict(measured.reasons)}
+    facts |= {"verdict": verdict(measured)}
     write_json(folder / "calibration.json", facts | {"scores": scores, "std_floor": std_floor(measured)})
     with atomic_path(folder / "reliability.png") as tmp, rc_context():
         rcdefaults()
@@ -44,19 +47,34 @@ def std_floor(measured: Measured) -> dict[str, float]:
 
 def verdict(measured: Measured) -> list[str]:
     """What a person has to know, as sentences."""
-    said = []
-    for part in ("verified", "pointable", "covered"):
-        kappa = measured.scores[part]["kappa"]
-        if kappa.n and kappa.high is not None and kappa.high < 1.0 and (kappa.low or 0.0) <= USELESS:
-            said.append(
-                f"{part}: kappa {cell(kappa)}; this verdict tells hardly more than luck would. Do not train on it."
-            )
+    found = {part: poor for part in VERDICTS if (poor := _luck(measured.scores[part]["kappa"]))}
+    found |= {name: poor for name in REWARDS if (poor := _blind(measured.scores[name]))}
+    said = [f"{part}: {what}" for part, what in found.items()]
+    if found:
+        tell = "tells" if len(found) == 1 else "tell"
+        said.insert(0, f"This judge is bad: {', '.join(found)} {tell} hardly more than luck would. Do not train on it.")
     missing = {part: n for part, n in measured.unknown.items() if n}
     if missing:
         listed = ", ".join(f"{n} {part}" for part, n in missing.items())
-        why = ", ".join(f"{reason}: {n}" for reason, n in measured.reasons.items()) or "the judge does not fill them"
+        why = ", ".join(f"{reason}: {n}" for reason, n in measured.reasons.items()) or "no reason given"
         said.append(f"left unknown: {listed} ({why})")
     return said
+
+
+def _luck(kappa: Score) -> str:
+    """What is wrong with a verdict; empty if nothing is known to be."""
+    poor = kappa.n and kappa.high is not None and kappa.high < 1.0 and (kappa.low or 0.0) <= USELESS
+    return f"kappa {cell(kappa)}" if poor else ""
+
+
+def _blind(reward: Mapping[str, Score]) -> str:
+    """What is wrong with a reward that errs: it does not follow the truth, or never changes."""
+    noise, correlation = reward["noise"].value, reward["correlation"]
+    if not noise or (correlation.low is not None and correlation.low > USELESS):
+        return ""
+    if correlation.n and correlation.value is None:
+        return "the same for every caption"
+    return f"correlation with the truth {cell(correlation)}" if correlation.n else ""
 
 
 def verdict_table(measured: Measured) -> Table:
@@ -64,20 +82,20 @@ def verdict_table(measured: Measured) -> Table:
     table = Table(title=f"{measured.judge}: verdicts, 95 % intervals over pictures", title_justify="left", box=None)
     for column in ("verdict", "n", "error", "precision", "recall", "kappa"):
         table.add_column(column, justify="left" if column == "verdict" else "right")
-    for part in ("verified", "pointable", "covered"):
+    for part in VERDICTS:
         row = measured.scores[part]
         table.add_row(part, str(row["error"].n), *(cell(row[c]) for c in ("error", "precision", "recall", "kappa")))
     return table
 
 
 def reward_table(measured: Measured) -> Table:
-    """Bias, noise and the spread of a repetition of each reward."""
+    """Bias, noise, correlation and the spread of a repetition of each reward."""
     table = Table(title="rewards against the truth", title_justify="left", box=None)
-    for column in ("reward", "n", "bias", "noise", "retest"):
+    for column in ("reward", "n", *REWARD_COLUMNS):
         table.add_column(column, justify="left" if column == "reward" else "right")
     for name in REWARDS:
         row = measured.scores[name]
-        table.add_row(name, str(row["bias"].n), *(cell(row[column]) for column in ("bias", "noise", "retest")))
+        table.add_row(name, str(row["bias"].n), *(cell(row[column]) for column in REWARD_COLUMNS))
     return table
 
 
@@ -96,9 +114,15 @@ def probe_table(base: Mapping[str, Score], moved: Sequence[Moved]) -> Table:
     )  # fmt: skip
     for one in moved:
         n, fault = max(score.n for score in one.changes.values()), one.fault()
-        state = "does not apply" if not n else f"[red]{fault}" if fault else "[green]as it should be"
+        state = "does not apply" if not one.pictures else f"[red]{fault}" if fault else "[green]as it should be"
         table.add_row(one.probe.name, *(cell(one.changes[name]) for name in REWARDS), str(n), state)
     return table
+
+
+def probe_verdict(base: Mapping[str, Score], moved: Sequence[Moved]) -> str:
+    """What a person has to know, in a sentence; empty for a judge that does as it should."""
+    bad = [one.probe.name for one in moved if one.fault()] + [f"reference {name}" for name in near_one(base)]
+    return f"This judge is bad: {', '.join(bad)}. Do not train on it." if bad else ""
 
 
 def cell(score: Score) -> str:

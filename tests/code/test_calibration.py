@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balcap.calibration.agreement import differences, verdicts
+from balcap.calibration.asking import only
 from balcap.calibration.labelled import SetError, photos_set, scenes_set
 from balcap.calibration.measure import measure
 from balcap.calibration.noise import Flipped
 from balcap.calibration.probes import PROBES, near_one, probe
-from balcap.calibration.report import std_floor, verdict, write_calibration
+from balcap.calibration.report import probe_verdict, std_floor, verdict, write_calibration
 from balcap.judge.lexical import Lexical
 from balcap.judge.oracle import Oracle
 from balcap.records import Caption, Judgement
@@ -56,6 +59,8 @@ def test_bias_and_noise_by_another_way() -> None:
     found = differences(truth.tolist(), said.tolist())
     assert found["bias"].value == pytest.approx(gap.mean()) and found["bias"].n == 119
     assert found["noise"].value == pytest.approx(gap.std(ddof=1))
+    keep = ~np.isnan(said)
+    assert found["correlation"].value == pytest.approx(np.corrcoef(truth[keep], said[keep])[0, 1])
     assert found["noise"].low < found["noise"].value < found["noise"].high  # type: ignore[operator]
 
 
@@ -91,8 +96,6 @@ class Coin(Oracle):
         return [self._toss(c, j) for c, j in zip(captions, judged, strict=True)]
 
     def _toss(self, caption: Caption, said: Judgement) -> Judgement:
-        from dataclasses import replace
-
         yes = len(caption.text) % 2 == 0
         made = tuple(replace(a, verified=yes, pointable=yes) for a in said.assertions or ())
         return replace(said, assertions=made, covered=(yes,) * len(said.covered or ()))
@@ -124,8 +127,6 @@ def test_the_oracle_passes_every_probe() -> None:
 def test_a_judge_that_obeys_and_one_that_sees_nothing_fail_the_probes() -> None:
     class Obeys(Oracle):
         async def judge_group(self, sample, reference, captions, questions=(), seed=0):  # type: ignore[no-untyped-def]
-            from dataclasses import replace
-
             judged = await super().judge_group(sample, reference, captions, questions, seed)
             return [
                 replace(j, covered=(True,) * len(reference.units), clarity=5, fluency=5, coherency=5)
@@ -146,3 +147,62 @@ def test_a_set_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg"}\n')
     with pytest.raises(SetError, match="line 1: lacks caption, units"):
         photos_set(tmp_path)
+
+
+class Recorder(Oracle):
+    """Remembers for which parts it was asked about which texts, and leaves recall unknown for a reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[frozenset[str], str]] = []
+
+    async def judge_group(self, sample, reference, captions, questions=(), seed=0):  # type: ignore[no-untyped-def]
+        self.asked += [(self.fills, caption.text) for caption in captions]
+        if "covered" in self.fills:
+            self.failed("recall: cut off", len(captions))
+        judged = await super().judge_group(sample, reference, captions, questions, seed)
+        return [replace(j, covered=None) for j in judged]
+
+
+def test_of_statements_and_coverings_only_their_verdicts_are_asked() -> None:
+    judge = Recorder()
+    measure(judge, CASES[:4], deadline=60.0)
+    statements = {claim.text for case in CASES[:4] for claim in case.claims}
+    assert {text for fills, text in judge.asked if fills == {"assertions"}} == statements
+    assert Counter(fills for fills, _ in judge.asked)[frozenset({"covered"})] == 12
+    assert Counter(fills for fills, _ in judge.asked)[judge.fills] == 24  # three captions a picture, twice
+
+
+def test_a_part_that_is_not_asked_for_is_not_missing_and_one_that_failed_has_its_reason() -> None:
+    found = measure(only(Recorder(), {"covered"}), CASES[:4], deadline=60.0)
+    assert found.unknown["verified"] == found.unknown["precision"] == found.unknown["linguistic"] == 0
+    assert found.unknown["covered"] > 12 and found.reasons == {"recall: cut off": 24}
+    assert found.scores["verified"]["error"].n == 0
+
+
+def test_a_repetition_is_asked_of_the_judge_without_memory() -> None:
+    found = measure(Oracle(), CASES[:20], deadline=60.0, again=Flipped(Oracle(), 0.2, seed=1))
+    assert found.scores["precision"]["noise"].value == 0.0
+    assert found.scores["precision"]["retest"].value > 0.05  # type: ignore[operator]
+
+
+def test_a_judge_that_says_the_same_of_every_caption_is_called_bad() -> None:
+    class Kind(Oracle):
+        async def judge_group(self, sample, reference, captions, questions=(), seed=0):  # type: ignore[no-untyped-def]
+            judged = await super().judge_group(sample, reference, captions, questions, seed)
+            return [replace(j, clarity=5, fluency=5, coherency=5) for j in judged]
+
+    said = verdict(measure(Kind(), CASES, deadline=60.0))
+    assert said == [
+        "This judge is bad: linguistic tells hardly more than luck would. Do not train on it.",
+        "linguistic: the same for every caption",
+    ]
+
+
+def test_probes_leave_out_what_a_judge_is_not_asked_for_and_fault_what_stays_unknown() -> None:
+    base, moved = probe(only(Oracle(), {"covered"}), CASES, deadline=60.0)
+    assert not probe_verdict(base, moved)
+    assert all(set(one.probe.lowers + one.probe.keeps + one.probe.caps) <= {"recall"} for one in moved)
+    base, moved = probe(Recorder(), CASES[:30], deadline=60.0)
+    faults = {one.probe.name: one.fault() for one in moved}
+    assert faults["deleted units"] == "recall stayed unknown" and "deleted units" in probe_verdict(base, moved)
