@@ -57,13 +57,14 @@ def calibrate(
     """
     from rich.console import Console
 
+    from balcap.calibration.asking import afresh
     from balcap.calibration.measure import measure
     from balcap.calibration.noise import Flipped
     from balcap.calibration.report import reward_table, std_floor, verdict, verdict_table, write_calibration
 
     cases = _cases(photos, pictures, seed)
-    with _judges(judge, only, text_only) as pair:
-        first, again = (Flipped(one, flip, seed) if flip else one for one in pair)
+    with _chosen(judge, only, text_only) as (chosen, folder):
+        first, again = (Flipped(one, flip, seed) if flip else one for one in (chosen, afresh(chosen, folder / "again")))
         measured = measure(first, cases, deadline, seed, again)
     write_calibration(out, measured)
     console = Console(width=120)
@@ -97,7 +98,7 @@ def check(
     from balcap.calibration.report import probe_table, probe_verdict
 
     cases = _cases(photos, pictures, seed)
-    with _judges(judge, only, text_only) as (chosen, _):
+    with _chosen(judge, only, text_only) as (chosen, _):
         base, moved = probe(chosen, cases, deadline, seed)
     console = Console(width=140)
     console.print(probe_table(base, moved))
@@ -111,6 +112,7 @@ def try_(
     caption: Annotated[str, typer.Option(help="What a captioner says of it.")],
     reference: Annotated[str, typer.Option(help="What a good caption says; its statements are the units.")],
     judge: WhichJudge = "lexical",
+    text_only: TextOnly = False,
 ) -> None:
     """Show one caption's verdicts, coloured: true and pointable, true only, false; units covered and missed; marks.
 
@@ -118,13 +120,14 @@ def try_(
     """
     from rich.console import Console
 
+    from balcap.calibration.measure import REWARDS
     from balcap.calibration.show import shown
     from balcap.images import Rejected
-    from balcap.records import PARTS
     from balcap.scoring import score
 
     try:
-        scored = score(picture, caption, reference, judge=_judge(judge, PARTS))
+        with _chosen(judge, ",".join(REWARDS), text_only) as (chosen, _):
+            scored = score(picture, caption, reference, judge=chosen)
     except Rejected as error:
         _fail(f"{picture}: {error}")
     Console(width=110).print(shown(caption, scored))
@@ -149,19 +152,18 @@ def _cases(photos: Path | None, count: int, seed: int) -> list[Case]:
 
 
 @contextmanager
-def _judges(name: str, rewards: str, text_only: bool) -> Iterator[tuple[Judge, Judge]]:
-    """The judge, asked for what these rewards need, and the same without memory."""
-    from balcap.calibration.asking import NoEndpoint, afresh, judge_at, only
+def _chosen(name: str, rewards: str, text_only: bool) -> Iterator[tuple[Judge, Path]]:
+    """The judge, asked for what these rewards need, and a folder for what is to be forgotten afterwards."""
+    from balcap.calibration.asking import NoEndpoint, judge_at, only
 
     parts = _parts(rewards)
     with tempfile.TemporaryDirectory(prefix="balcap-judge-") as folder:
-        first, second = Path(folder, "first"), Path(folder, "second")
         try:
             is_url = name.startswith(("http://", "https://"))
-            chosen = judge_at(name, parts, first, not text_only) if is_url else only(_judge(name, parts), parts)
+            judge = judge_at(name, parts, Path(folder), not text_only) if is_url else only(_judge(name, parts), parts)
         except NoEndpoint as error:
             _fail(str(error))
-        yield chosen, afresh(chosen, second)
+        yield judge, Path(folder)
 
 
 def _parts(rewards: str) -> frozenset[str]:
