@@ -69,7 +69,7 @@ test-slow: $(READY)  ## the long checks: what the embedded default learns, photo
 	python -m pytest -m slow
 
 test-vllm: $(READY) $(VLLM_READY) $(SMOLLM2)/config.json  ## judges against a real vLLM (some minutes; sets up what it needs)
-	python -m pytest -m vllm tests/vllm
+	python -m pytest -m vllm tests/serving
 
 ui: $(READY)  ## Prefect and MLflow on loopback, over the state that runs left
 	@balcap ui
@@ -80,7 +80,7 @@ screenshots: $(READY)  ## docs/images again, from what `make demo` left (needs C
 lint: $(READY)  ## style and types
 	ruff check . && ruff format --check . && mypy
 
-bench: $(READY)  ## all benchmarks after `make demo`; rewrites docs/performance.md
+bench: $(READY) $(VLLM_READY) $(SMOLLM2)/config.json  ## all benchmarks after `make demo`; rewrites docs/performance.md
 	python -m benchmarks
 
 lock: $(READY)  ## write constraints/core.txt from what is installed

@@ -19,6 +19,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from balcap.files import atomic_path
 
+ROOT = Path(__file__).parents[1]
 SPECIAL = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -43,13 +44,14 @@ PIXELS = {"shortest_edge": 4 * SIDE**2, "longest_edge": 1280 * SIDE**2}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes and few pairs: it can write any text, in many tokens."""
+    """Bytes and frequent words: it can write any text, and cuts captions and prompts about as real ones do."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=SPECIAL, initial_alphabet=alphabet)
-    bpe.train_from_iterator(["A picture of a cat and a dog, with a caption and one statement about it."], trainer)
+    trainer = trainers.BpeTrainer(vocab_size=4096, special_tokens=list(SPECIAL), initial_alphabet=alphabet)
+    texts = (ROOT / "data/examples/photos/captions.jsonl", *sorted((ROOT / "balcap/judge/prompts").glob("*.md")))
+    bpe.train_from_iterator([path.read_text(encoding="utf-8") for path in texts], trainer)
     made = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<pad>", model_max_length=LONGEST
     )

@@ -1,20 +1,17 @@
 """``balcap serve judge`` around a program that stands for vLLM: what it is started with, how it ends, what is said.
 
-The real vLLM is in tests/vllm. The program here answers /health, or dies, and tells its command line in the log.
+The real vLLM is in tests/serving. The program here answers /health, or dies, and tells its command line in the log.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from serve_world import free_port, served, started
 
 from balcap.serve import vllm
 from balcap.serve.vllm import ServeError, Setup, command, program
@@ -52,46 +49,14 @@ def stand_in(folder: Path, code: str) -> Path:
     return path
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def serving(model: Path, program: Path, port: int, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process; whatever becomes of the test, it is gone afterwards."""
-    command = [sys.executable, "-m", "flows.cli", "serve", "judge", "--model", model, "--vllm", program]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), *options],
-        env=os.environ | {"BALCAP_WORK": str(model.parent / "work")},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def healthy(process: subprocess.Popen[str]) -> list[str]:
-    """What is printed up to the line for runtime.serving."""
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if "urls:" in line:
-            break
-    return lines
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_it_says_where_it_serves_and_leaves_nothing_behind(tmp_path: Path, model: Path, number: int) -> None:
-    port = free_port()
-    with serving(model, stand_in(tmp_path, HEALTHY), port, "--", "--data-parallel-size", "8") as process:
-        said = "".join(healthy(process))
-        assert f'small-judge: {{urls: ["http://127.0.0.1:{port}/v1"]' in said
-        words = (tmp_path / f"work/serve/judge-{port}.log").read_text().splitlines()[0].split()
+    stub = str(stand_in(tmp_path, HEALTHY))
+    with served(model, "--vllm", stub, "--", "--data-parallel-size", "8", BALCAP_WORK=str(tmp_path)) as server:
+        process = server.process
+        assert f'small-judge: {{urls: ["{server.url}"]' in server.said
+        (log,) = (tmp_path / "serve").iterdir()
+        words = log.read_text().splitlines()[0].split()
         assert words[3:5] == ["serve", str(model)] and words[-2:] == ["--data-parallel-size", "8"]
         process.send_signal(number)
         assert process.wait(timeout=60) == (0 if number != signal.SIGKILL else -number)
@@ -99,15 +64,16 @@ def test_it_says_where_it_serves_and_leaves_nothing_behind(tmp_path: Path, model
 
 
 def test_a_server_that_dies_at_start_is_quoted(tmp_path: Path, model: Path) -> None:
-    with serving(model, stand_in(tmp_path, DEAD), port := free_port()) as process:
+    port, stub = free_port(), str(stand_in(tmp_path, DEAD))
+    with started(model, port, "--vllm", stub, BALCAP_WORK=str(tmp_path)) as process:
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "ended with status 1" in said and "not enough memory" in said and f"judge-{port}.log" in said
 
 
 def test_a_server_that_is_late_is_ended(tmp_path: Path, model: Path) -> None:
-    sleeper = stand_in(tmp_path, "#!{python}\nimport time; time.sleep(1000)\n")
-    with serving(model, sleeper, free_port(), "--deadline", "1") as process:
+    stub = str(stand_in(tmp_path, "#!{python}\nimport time; time.sleep(1000)\n"))
+    with started(model, free_port(), "--vllm", stub, "--deadline", "1", BALCAP_WORK=str(tmp_path)) as process:
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and "not healthy after 1 s (--deadline)" in said
 
