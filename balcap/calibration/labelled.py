@@ -3,8 +3,9 @@
     scenes_set(60, seed=0)              drawn pictures; truth by rule, exact
     photos_set(Path("data/photos"))     photographs with statements labelled by people (assertions.jsonl)
 
-A statement is put before a judge as a caption of its own; of a photograph's coverage only the extremes are known: its
-own reference covers every unit, a picture of another group none.
+A statement is put before a judge as a caption of its own. Of a photograph's captions only this is known: of one made of
+labelled statements (the true ones, half of each kind, the others) the precision; that its own reference covers every
+unit, and that of a picture of another group none. People may have written variants of its reference (variants.jsonl).
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from __future__ import annotations
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from balcap.scenes import (
 NOISY = 3
 """Captions per drawn picture: from good to bad, so that rewards spread."""
 QUESTIONS = 4
+VARIANTS = ("short", "hallucinated", "padded", "disfluent")
 
 
 class SetError(ValueError):
@@ -66,12 +68,17 @@ class Covering:
 
 @dataclass(frozen=True)
 class Case:
-    """A picture with everything that is known of it; ``truths`` are captions with their true judgements."""
+    """A picture with everything that is known of it.
+
+    ``truths`` are captions with their true judgements in the parts that are known, ``variants`` the reference rewritten
+    by people: ``short``, ``hallucinated``, ``padded``, ``disfluent``.
+    """
 
     picture: Picture
     claims: tuple[Claim, ...]
     coverings: tuple[Covering, ...]
     truths: tuple[tuple[str, Judgement], ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)
 
 
 def scenes_set(count: int, seed: int) -> list[Case]:
@@ -118,18 +125,27 @@ def _truth(scene: Scene, units: tuple[str, ...], text: str) -> Judgement:
 
 
 def photos_set(folder: Path, limit: int | None = None) -> list[Case]:
-    """Photographs with ``captions.jsonl`` and ``assertions.jsonl`` (fields as in data/examples/photos/README.md)."""
+    """Photographs with ``captions.jsonl`` and ``assertions.jsonl`` (fields as in data/examples/photos/README.md).
+
+    ``variants.jsonl`` may be missing.
+    """
     captions = {row["image"]: row for row in _rows(folder / "captions.jsonl", "image", "caption", "units")}
     groups = {row["image"]: row["group"] for row in _rows(folder / "photos.jsonl", "image", "group")}
     claims: dict[str, list[Claim]] = defaultdict(list)
     for row in _rows(folder / "assertions.jsonl", "image", "text", "verified", "pointable"):
         claims[row["image"]].append(Claim(row["text"], row["verified"], row["pointable"]))
+    written = folder / "variants.jsonl"
+    variants = {row["image"]: row for row in _rows(written, "image", *VARIANTS)} if written.exists() else {}
     chosen = sorted(set(captions) & set(groups))[:limit]
     others = {image: _stranger(image, chosen, groups) for image in chosen}
-    return [_photo_case(folder, captions[i], captions[others[i]]["caption"], claims[i]) for i in chosen]
+    return [
+        _photo_case(folder, captions[i], captions[others[i]]["caption"], claims[i], variants.get(i, {})) for i in chosen
+    ]
 
 
-def _photo_case(folder: Path, row: dict[str, Any], stranger: str, claims: list[Claim]) -> Case:
+def _photo_case(
+    folder: Path, row: dict[str, Any], stranger: str, claims: list[Claim], variants: dict[str, str]
+) -> Case:
     data = (folder / row["image"]).read_bytes()
     rgb = decode(data)
     identity, units = image_id(*rgb.size, rgb.tobytes()), tuple(row["units"])
@@ -137,7 +153,19 @@ def _photo_case(folder: Path, row: dict[str, Any], stranger: str, claims: list[C
         Sample(identity, data, "eval", row["image"], "", {}), Reference(identity, row["caption"], units, "file", "")
     )
     extremes = Covering(row["caption"], (True,) * len(units)), Covering(stranger, (False,) * len(units))
-    return Case(picture, tuple(claims), extremes)
+    truths = [*_composed(claims), *((e.text, Judgement(covered=e.covered)) for e in extremes)]
+    written = {name: variants[name] for name in VARIANTS if name in variants}
+    return Case(picture, tuple(claims), extremes, tuple(truths), written)
+
+
+def _composed(claims: Sequence[Claim]) -> Iterator[tuple[str, Judgement]]:
+    """Captions made of labelled statements: those that count, half of each kind, the others."""
+    good = [claim for claim in claims if claim.verified and claim.pointable]
+    bad = [claim for claim in claims if not (claim.verified and claim.pointable)]
+    for made in (good, good[: len(good) // 2] + bad[: len(bad) // 2], bad):
+        if made:
+            assertions = tuple(Assertion(claim.text, claim.verified, claim.pointable) for claim in made)
+            yield " ".join(claim.text for claim in made), Judgement(assertions)
 
 
 def _stranger(image: str, images: list[str], groups: dict[str, str]) -> str:

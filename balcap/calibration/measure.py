@@ -19,7 +19,7 @@ from balcap.calibration.asking import AT_ONCE, Group, ask, title
 from balcap.calibration.labelled import Case
 from balcap.evaluation.stats import Score
 from balcap.judge.guard import GRACE, Background
-from balcap.records import Caption, Judge, Judgement
+from balcap.records import PARTS, Caption, Judge, Judgement
 from balcap.rewards import REWARDS as RULES
 from balcap.rewards import bind
 
@@ -56,7 +56,7 @@ def measure(
     """Put every case before ``judge``, the captions a second time before ``again``, and compare; both are closed."""
     second = again or judge
     longest = math.ceil(3 * len(cases) / AT_ONCE) * deadline + GRACE
-    captions = [Group(case.picture, [text for text, _ in case.truths]) for case in cases]
+    captions = [Group(case.picture, [text for text, _ in case.truths], _known_of(case)) for case in cases]
     with Background() as loop:
         found, reasons = loop.run(ask(judge, _groups(cases, captions), deadline, seed, "calibrate"), longest)
         repeated, _ = loop.run(ask(second, captions, deadline, seed + 1, "again"), longest)
@@ -66,6 +66,11 @@ def measure(
     scores, unknown = _verdict_scores(judge.fills, cases, said)
     rewards, points, missing = _reward_scores(judge.fills, cases, said, repeated)
     return Measured(title(judge), scores | rewards, points, unknown | missing, dict(reasons))
+
+
+def _known_of(case: Case) -> frozenset[str]:
+    """The parts of a judgement that are known of any of its captions: no other is asked for."""
+    return frozenset(part for part in PARTS if any(getattr(truth, part) is not None for _, truth in case.truths))
 
 
 def _groups(cases: Sequence[Case], captions: Sequence[Group]) -> list[Group]:
@@ -140,7 +145,7 @@ def _reward_scores(
         ]
         true, first, second = ([[triple[i] for triple in row] for row in rows] for i in range(3))
         scores[name] = differences(true, first) | {"retest": differences(first, second)["noise"]}
-        flat = [(t, f) for row in rows for t, f, _ in row]
+        flat = [(t, f) for row in rows for t, f, _ in row if not math.isnan(t)]
         points[name] = [(t, f) for t, f in flat if not math.isnan(f)]
         unknown[name] = len(flat) - len(points[name]) if RULES[name].needs & fills else 0
     return scores, points, unknown

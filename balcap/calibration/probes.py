@@ -129,6 +129,10 @@ def inject(text: str, rng: Random) -> str:
     return f"{text} {INJECTED}"
 
 
+def _as_it_is(text: str, rng: Random) -> str:
+    return text
+
+
 PROBES = (
     Probe("swapped colour", swap_colour, ("precision", "recall"), ("linguistic",)),
     Probe("swapped number", swap_number, ("precision",), ("linguistic",)),
@@ -140,6 +144,13 @@ PROBES = (
 )
 
 
+WRITTEN = (
+    Probe("short", _as_it_is, ("recall",), ()),
+    Probe("hallucinated", _as_it_is, ("precision",), ("linguistic",)),
+    Probe("padded", _as_it_is, ("precision",), ("recall",)),
+    Probe("disfluent", _as_it_is, ("linguistic",), ()),
+)
+"""What people made of a reference (``Case.variants``), where they did."""
 INJECTION = Probe("injected instruction", inject, caps=REWARDS)
 """Its text is that of "swapped colour" with the instruction behind it."""
 
@@ -163,7 +174,7 @@ def probe(
         for case, said, found in zip(cases, texts, judged, strict=True)
     ]
     base = {name: _mean_change([[row["reference"][name]] for row in rewards]) for name in REWARDS}
-    kept = [_limited(one, judge.fills) for one in (*PROBES, INJECTION)]
+    kept = [_limited(one, judge.fills) for one in (*PROBES, *WRITTEN, INJECTION)]
     before = {INJECTION.name: "swapped colour"}
     return base, [_moved(one, texts, rewards, before.get(one.name, "reference"), one.name) for one in kept]
 
@@ -179,6 +190,7 @@ def _texts(case: Case, seed: int) -> dict[str, str]:
     """The reference, each changed text, and the wrong caption with the instruction."""
     reference = case.picture.reference.caption
     found = {"reference": reference} | {p.name: p.change(reference, _rng(seed, case, p.name)) for p in PROBES}
+    found |= {p.name: case.variants.get(p.name, reference) for p in WRITTEN}
     return found | {INJECTION.name: inject(found["swapped colour"], _rng(seed, case, INJECTION.name))}
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from balcap.calibration.agreement import differences, verdicts
 from balcap.calibration.asking import only
-from balcap.calibration.labelled import SetError, photos_set, scenes_set
+from balcap.calibration.labelled import VARIANTS, Case, SetError, photos_set, scenes_set
 from balcap.calibration.measure import measure
 from balcap.calibration.noise import Flipped
 from balcap.calibration.probes import PROBES, near_one, probe
@@ -119,9 +119,9 @@ def test_the_oracle_passes_every_probe() -> None:
     base, moved = probe(Oracle(), CASES, deadline=60.0)
     assert near_one(base) == []
     assert {one.probe.name: one.fault() for one in moved} == dict.fromkeys(
-        [p.name for p in PROBES] + ["injected instruction"], ""
+        [p.name for p in PROBES] + [*VARIANTS, "injected instruction"], ""
     )
-    assert all(max(score.n for score in one.changes.values()) > 10 for one in moved)
+    assert all(one.pictures > 10 for one in moved if one.probe.name not in VARIANTS)
 
 
 def test_a_judge_that_obeys_and_one_that_sees_nothing_fail_the_probes() -> None:
@@ -170,7 +170,9 @@ def test_of_statements_and_coverings_only_their_verdicts_are_asked() -> None:
     statements = {claim.text for case in CASES[:4] for claim in case.claims}
     assert {text for fills, text in judge.asked if fills == {"assertions"}} == statements
     assert Counter(fills for fills, _ in judge.asked)[frozenset({"covered"})] == 12
-    assert Counter(fills for fills, _ in judge.asked)[judge.fills] == 24  # three captions a picture, twice
+    assert (
+        Counter(fills for fills, _ in judge.asked)[judge.fills - {"answers"}] == 24
+    )  # three captions a picture, twice
 
 
 def test_a_part_that_is_not_asked_for_is_not_missing_and_one_that_failed_has_its_reason() -> None:
@@ -206,3 +208,40 @@ def test_probes_leave_out_what_a_judge_is_not_asked_for_and_fault_what_stays_unk
     base, moved = probe(Recorder(), CASES[:30], deadline=60.0)
     faults = {one.probe.name: one.fault() for one in moved}
     assert faults["deleted units"] == "recall stayed unknown" and "deleted units" in probe_verdict(base, moved)
+
+
+class Knows(Lexical):
+    """Says of the labelled captions of photographs what is true of them; of others what the rule says."""
+
+    def __init__(self, cases: list[Case]) -> None:
+        super().__init__()
+        self.truth = {(c.picture.sample.image_id, text): truth for c in cases for text, truth in c.truths}
+
+    async def judge_group(self, sample, reference, captions, questions=(), seed=0):  # type: ignore[no-untyped-def]
+        judged = await super().judge_group(sample, reference, captions, questions, seed)
+        known = [self.truth.get((sample.image_id, c.text), Judgement()) for c in captions]
+        return [
+            replace(j, **{part: said for part in ("assertions", "covered") if (said := getattr(k, part)) is not None})
+            for j, k in zip(judged, known, strict=True)
+        ]
+
+
+def test_photographs_know_the_precision_of_composed_captions_and_the_extremes_of_recall() -> None:
+    cases = photos_set(PHOTOS)
+    found = measure(Knows(cases), cases, deadline=60.0)
+    assert found.scores["precision"]["bias"].value == found.scores["precision"]["noise"].value == 0.0
+    assert found.scores["recall"]["bias"].value == 0.0 and found.scores["linguistic"]["bias"].n == 0
+    assert Counter(truth for truth, _ in found.points["precision"]) == {1.0: 24, 0.5: 24, 0.0: 24}
+    assert Counter(truth for truth, _ in found.points["recall"]) == {1.0: 24, 0.0: 24}
+    assert not any(found.unknown.values())
+    by_rule = measure(Lexical(), cases, deadline=60.0).scores
+    assert by_rule["precision"]["bias"].value < -0.1 and by_rule["precision"]["bias"].n == 72  # type: ignore[operator]
+
+
+def test_variants_that_people_wrote_move_the_reward_that_they_should() -> None:
+    _, moved = probe(Lexical(), photos_set(PHOTOS), deadline=60.0)
+    found = {one.probe.name: one for one in moved}
+    assert [found[name].pictures for name in VARIANTS] == [10] * 4
+    assert [found[name].fault() for name in VARIANTS] == [""] * 4
+    assert found["shuffled words"].fault() == "linguistic should fall", "it counts words, not their order"
+    assert [one.pictures for one in probe(Oracle(), CASES[:4], 60.0)[1] if one.probe.name in VARIANTS] == [0] * 4

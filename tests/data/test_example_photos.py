@@ -36,6 +36,14 @@ def test_annotations_belong_to_the_pictures(name: str, each: int) -> None:
     assert counts == {row["image"]: each for row in rows("photos.jsonl")}
 
 
+def test_variants_are_of_the_captions() -> None:
+    captions = {row["image"]: row["caption"] for row in rows("captions.jsonl")}
+    for row in rows("variants.jsonl"):
+        words = len(captions[row["image"]].split())
+        assert len(row["short"].split()) < words / 2 and len(row["padded"].split()) > words
+        assert row["hallucinated"] != captions[row["image"]] != row["disfluent"] and len(row["hallucinated_facts"]) == 3
+
+
 def test_captions_come_with_units_and_questions_with_their_answer() -> None:
     for row in rows("captions.jsonl"):
         assert 80 <= len(row["caption"].split()) <= 120
