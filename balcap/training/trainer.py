@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -41,6 +42,9 @@ from balcap.training.metrics import batch_metrics
 
 POLICY = "policy"
 KEPT = 2
+UNKNOWN = "All reward functions returned None"
+"""TRL's warning about a caption of which nothing is known; it prints the caption, and advises what is wrong here."""
+logging.getLogger("trl.trainer.grpo_trainer").addFilter(lambda record: UNKNOWN not in str(record.msg))
 
 
 class JudgeFailed(RuntimeError):

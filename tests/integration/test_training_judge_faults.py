@@ -158,7 +158,7 @@ def test_away_for_longer_than_is_accepted_stops_the_run_which_goes_on_when_it_is
 
 
 def test_away_during_a_step_where_that_is_accepted_leaves_that_step_unknown(
-    base: Path, undisturbed: Trained, tmp_path: Path
+    base: Path, undisturbed: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with endpoint(oracle()) as serving:
 
@@ -178,3 +178,4 @@ def test_away_during_a_step_where_that_is_accepted_leaves_that_step_unknown(
         assert curves[1][f"reward/{name}/unknown"] > 0.1
         assert curves[2][f"reward/{name}/unknown"] == 0.0
     assert set(judge.failures) <= {f"{kind}: {why}" for kind in PROMPTS for why in ("no endpoint", "connection")}
+    assert "All reward functions" not in caplog.text, "TRL's advice, which would be wrong here"
