@@ -9,9 +9,10 @@ that a busy server is left in peace. 429, 5xx, a timeout and a broken connection
 seconds, less up to a half at random, or after what Retry-After asks for (at most a minute); nothing else is.
 
 Each picture has its own order of the endpoints (rendezvous hashing of ``route``) and stays with the first, whose prefix
-cache knows it, while that can be connected to. One that cannot be is set aside for some seconds, then a single call
-tries whether it is back. Connections belong to an event loop: in another loop the client opens new ones, with a window
-of their own. The key comes from the environment and goes into the header; it is in no message, log or exception.
+cache knows it, while that works. After a 5xx, a timeout or a broken connection the next attempt goes to the next one.
+An endpoint that cannot be connected to, or fails several times in a row, is set aside for some seconds, then a single
+call tries whether it is back. Connections belong to an event loop: in another loop the client opens new ones, with a
+window of their own. The key comes from the environment and goes into the header; it is in no message, log or exception.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ HEALTH_SECONDS = 5.0
 COUNTS = ("calls", "attempts", "failures")
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 EXPLAIN_SECONDS = 2.0
-AWAY, LATE, BROKEN = (Outcome(reason, again=True) for reason in ("no endpoint", "timeout", "connection"))
+AWAY, LATE, BROKEN = (Outcome(reason, again=True, sick=True) for reason in ("no endpoint", "timeout", "connection"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +174,11 @@ class Client:
 
     async def _outcome(self, pool: _Pool, call: Call, counts: dict[str, int]) -> Outcome:
         """Of the last attempt."""
-        body = self._body(call)
+        body, sick = self._body(call), set[str]()
         for retry in range(self.serving.retries + 1):
             if pool.session.closed:
                 return Outcome("closed")
-            outcome = await self._reach(pool, call.route, body, counts)
+            outcome = await self._reach(pool, call.route, body, counts, sick)
             if not outcome.again or retry == self.serving.retries:
                 break
             await self._sleep(self._wait(retry, outcome.after))
@@ -201,16 +202,23 @@ class Client:
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(retry, 10))
         return asked + FIRST_WAIT * self._random.random() if asked else wait * self._random.uniform(0.5, 1.0)
 
-    async def _reach(self, pool: _Pool, route: str, body: bytes, counts: dict[str, int]) -> Outcome:
-        """One attempt at the first endpoint that can be connected to; moving on costs no retry: nothing was asked."""
-        for endpoint in self._endpoints.order(route):
+    async def _reach(self, pool: _Pool, route: str, body: bytes, counts: dict[str, int], sick: set[str]) -> Outcome:
+        """One attempt at the first endpoint that can be connected to, those in ``sick`` last; one found sick is added.
+
+        Moving on from one that cannot be connected to costs no retry: nothing was asked.
+        """
+        for endpoint in sorted(self._endpoints.order(route), key=lambda endpoint: endpoint.url in sick):
             counts["attempts"] += 1
             outcome = await self._attempt(pool, f"{endpoint.url}/chat/completions", body)
-            if outcome is not AWAY:
-                if outcome not in (LATE, BROKEN):  # those may come of a connection from before
-                    self._endpoints.there(endpoint)
-                return outcome
-            self._endpoints.away(endpoint)
+            if outcome is AWAY:
+                self._endpoints.away(endpoint)
+                continue
+            if outcome.sick:
+                self._endpoints.failed(endpoint)
+                sick.add(endpoint.url)
+            else:
+                self._endpoints.there(endpoint)
+            return outcome
         return AWAY
 
     async def _attempt(self, pool: _Pool, url: str, body: bytes) -> Outcome:
@@ -231,7 +239,8 @@ class Client:
     async def _outcome_of(self, response: aiohttp.ClientResponse) -> Outcome:
         status = response.status
         if status == 429 or status >= 500:
-            return Outcome(f"http {status}", again=True, after=retry_after(response.headers.get("Retry-After")))
+            after = retry_after(response.headers.get("Retry-After"))
+            return Outcome(f"http {status}", again=True, after=after, sick=status >= 500)
         if status in (401, 403):
             return Outcome("key refused")
         if status >= 300:

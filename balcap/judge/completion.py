@@ -50,6 +50,8 @@ class Outcome:
     """Another attempt may end otherwise."""
     after: float = 0.0
     """Seconds that the server asked to wait before it; 0 if it did not."""
+    sick: bool = False
+    """The endpoint itself is at fault, not the call: another one may do better."""
 
 
 def completion(body: bytes) -> Outcome:

@@ -2,11 +2,11 @@
 
     for endpoint in endpoints.order(image_id):    # the picture's own order; those that are away come last
         ...                                       # ask it
-        endpoints.away(endpoint)                  # or endpoints.there(endpoint)
+        endpoints.away(endpoint)                  # or endpoints.failed(endpoint), endpoints.there(endpoint)
 
 Rendezvous hashing: the order depends on addresses and picture alone, so that all processes agree, and a lost or added
-endpoint moves its own pictures only. One that is away is set aside for some seconds; then a single call tries whether
-it is back, and the others keep away until that is known.
+endpoint moves its own pictures only. One that is away, or failed :data:`FAILURES` times in a row, is set aside for some
+seconds; then a single call tries whether it is back, and the others keep away until that is known.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 logger = logging.getLogger(__name__)
 ASIDE_SECONDS = 5.0
+FAILURES = 3
 
 
 @dataclass(slots=True)
@@ -27,7 +28,9 @@ class Endpoint:
 
     url: str
     aside: float = 0.0
-    """Others go first until then (of the clock); 0 while it can be connected to."""
+    """Others go first until then (of the clock); 0 while it works."""
+    failures: int = 0
+    """In a row."""
 
     def rank(self, route: str) -> bytes:
         """Its place in the order of a picture."""
@@ -59,14 +62,20 @@ class Endpoints:
     def away(self, endpoint: Endpoint) -> None:
         """It could not be connected to."""
         if not endpoint.aside:
-            logger.warning("%s cannot be connected to; its calls go elsewhere until it is back", endpoint.url)
+            logger.warning("%s does not answer; its calls go elsewhere until it is back", endpoint.url)
         endpoint.aside = self._clock() + ASIDE_SECONDS
+
+    def failed(self, endpoint: Endpoint) -> None:
+        """It took the call and did not answer it; once may be chance, or a connection from before."""
+        endpoint.failures += 1
+        if endpoint.failures >= FAILURES:
+            self.away(endpoint)
 
     def there(self, endpoint: Endpoint) -> None:
         """It replied."""
         if endpoint.aside:
             logger.warning("%s is back", endpoint.url)
-        endpoint.aside = 0.0
+        endpoint.aside, endpoint.failures = 0.0, 0
 
 
 def address(url: str) -> str:

@@ -18,7 +18,7 @@ import pytest
 
 from balcap.judge.client import Answer, Call, CallFailed, Client
 from balcap.judge.completion import completion, retry_after
-from balcap.judge.endpoints import ASIDE_SECONDS, Endpoints
+from balcap.judge.endpoints import ASIDE_SECONDS, FAILURES, Endpoints
 from balcap.judge.guard import Background
 from balcap.params.runtime import Serving
 from tests.bad_server import ANSWER, FAULTS, SECONDS, BadServer
@@ -382,6 +382,35 @@ def test_calls_go_to_the_next_endpoint_while_theirs_is_dead_and_return() -> None
         assert chats(client, *calls) == answers and len(one.asked) == 2 * before
         again = [sum(call(str(n)).messages == asked.body["messages"] for asked in one.asked) for n in range(20)]
         assert again == [2 * n for n in homes] and client.account()["recall"]["failures"] == 0
+
+
+def test_a_sick_endpoint_is_left_for_the_next_one_and_set_aside_when_it_stays_sick() -> None:
+    """It takes calls and answers none: a hung server, or a dead one behind a proxy."""
+    now = [0.0]
+    with BadServer() as one, BadServer() as two:
+        one.rule = lambda asked: "500"
+        client = Client("m", serving(one, two, retries=1), sleep=Sleeps(), clock=lambda: now[0])
+        calls = [call(str(n)) for n in range(20)]
+        assert chats(client, *calls) == [Answer(ANSWER, 100, 7, 64)] * 20
+        assert len(one.asked) == FAILURES and len(two.asked) == 20, "three failures in a row, then nobody asks it"
+        now[0] += ASIDE_SECONDS
+        assert chats(client, *calls) == [Answer(ANSWER, 100, 7, 64)] * 20 and len(one.asked) == FAILURES + 1
+        one.rule = lambda asked: None
+        now[0] += ASIDE_SECONDS
+        chats(client, *calls)
+        assert len(one.asked) > FAILURES + 2, "it is back"
+        assert client.account()["recall"]["failures"] == 0
+
+
+def test_a_single_failure_sets_nothing_aside_and_429_stays_where_it_is(server: BadServer) -> None:
+    with BadServer() as other:
+        client = Client("m", serving(server, other, retries=2), sleep=Sleeps(), clock=lambda: 0.0)
+        home, away = (server, other) if chats(client, call("x")) and server.asked else (other, server)
+        home.then("429", "429")
+        assert chats(client, call("x")) == [Answer(ANSWER, 100, 7, 64)] and not away.asked
+        home.then("reset")
+        assert chats(client, call("x")) == [Answer(ANSWER, 100, 7, 64)] and len(away.asked) == 1
+        assert chats(client, call("x")) == [Answer(ANSWER, 100, 7, 64)] and len(away.asked) == 1
 
 
 def test_the_only_endpoint_dies_for_a_while(server: BadServer) -> None:
