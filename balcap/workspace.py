@@ -20,6 +20,9 @@ import yaml
 
 from balcap.hashing import content_md5
 
+TOLERANCES = {"train.judge.max_failure_rate", "train.judge_deadline"}
+"""Parameters that decide whether a run goes on, and nothing of what it does."""
+
 
 @cache
 def main_checkout(start: Path | None = None) -> Path:
@@ -67,9 +70,28 @@ def stage_inputs(stage: str, params: dict[str, Any], root: Path = Path()) -> dic
     return {dep: content_md5(root / dep) for dep in deps}
 
 
+def value_of(params: dict[str, Any], name: str) -> Any:
+    """The value under a dotted name."""
+    for part in name.split("."):
+        params = params[part]
+    return params
+
+
+def _without(value: Any, name: str) -> Any:
+    """A section without the tolerances in it."""
+    if not isinstance(value, dict):
+        return value
+    inner = {key: _without(one, f"{name}.{key}") for key, one in value.items()}
+    return {key: one for key, one in inner.items() if f"{name}.{key}" not in TOLERANCES}
+
+
 def work_key(stage: str, params: dict[str, Any], root: Path = Path()) -> str:
-    """Key of resumable work: parameters, inputs and code version of a stage. Equal keys may share work."""
+    """Key of resumable work: parameters, inputs and code version of a stage. Equal keys may share work.
+
+    What a run puts up with (:data:`TOLERANCES`) is no part of it: a training that its judge stopped goes on from its
+    checkpoint when more is allowed.
+    """
     spec = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
-    used = {name: params[name] for name in spec.get("params", [])}
+    used = {name: _without(value_of(params, name), name) for name in spec.get("params", [])}
     facts = json.dumps({"params": used, "inputs": stage_inputs(stage, params, root)}, sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
