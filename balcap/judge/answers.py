@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 from balcap.records import MARKS, Assertion
 
-MOST_ASSERTIONS = 60
+MOST_ASSERTIONS = 100
 LONGEST_ASSERTION = 200
-"""Characters; both bound what a model that loses itself can write."""
+"""Characters; both bound what a model that loses itself can write. A full list may lack what came behind it."""
 
 
 class AnswerError(ValueError):
@@ -40,7 +40,7 @@ def parse(kind: str, text: str, *, units: int = 0, options: str = "") -> Any:
     """The part that ``text`` says: assertions, covered, the three marks, or the index of an option."""
     said = _first_object(text)
     if kind == "precision":
-        return tuple(_assertion(entry) for entry in _list(said, "assertions"))
+        return tuple(_assertion(entry) for entry in _short(_list(said, "assertions")))
     if kind == "recall":
         return _covered(_list(said, "covered"), units)
     if kind == "linguistic":
@@ -77,6 +77,13 @@ def _list(said: dict[str, Any], name: str) -> list[Any]:
     if not isinstance(said.get(name), list):
         raise AnswerError(f"no {name}")
     found: list[Any] = said[name]
+    return found
+
+
+def _short(found: list[Any]) -> list[Any]:
+    """A list that the schema did not cut: behind the last one allowed, statements would go unjudged."""
+    if len(found) >= MOST_ASSERTIONS:
+        raise AnswerError("too many statements")
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balcap.judge.answers import AnswerError, parse, schema
+from balcap.judge.answers import MOST_ASSERTIONS, AnswerError, parse, schema
 from balcap.records import Assertion
 
 GOOD: dict[str, tuple[Any, dict[str, Any], Any]] = {
@@ -35,6 +35,14 @@ def test_an_answer_in_form_is_read_whatever_stands_around_it(kind: str, form: st
 def test_control_characters_inside_a_statement_are_letters_like_any_other() -> None:
     said = '{"assertions":[{"t":"A cat\n\x1esits.","v":1,"p":1}]}'  # xgrammar lets a model write them
     assert parse("precision", said) == (Assertion("A cat\n\x1esits.", True, True),)
+
+
+def test_a_full_list_may_lack_what_came_behind_it() -> None:
+    one = {"t": "A circle is red.", "v": 1, "p": 1}
+    assert len(parse("precision", json.dumps({"assertions": [one] * (MOST_ASSERTIONS - 1)}))) == MOST_ASSERTIONS - 1
+    with pytest.raises(AnswerError, match="too many statements"):
+        parse("precision", json.dumps({"assertions": [one] * MOST_ASSERTIONS}))
+    assert schema("precision")["properties"]["assertions"]["maxItems"] == MOST_ASSERTIONS
 
 
 def test_empty_lists_are_known_to_be_empty() -> None:

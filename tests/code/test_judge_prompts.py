@@ -75,6 +75,7 @@ def test_a_missing_value_is_an_error() -> None:
             r"uses \['b'\]",
         ),
         ("---\nname: x\nversion: 1\nplaceholders: [a]\n---\n## system\n\ns\n\n## user\n\n{{ a }}", r"\| json"),
+        ("---\nname: x\nversion: 1\nplaceholders: [a]\n---\n## system\n\ns\n\n## user\n\n{{ a\n}}", r"\| json"),
     ],
 )
 def test_a_malformed_file_is_explained(text: str, reason: str, tmp_path: Path) -> None:
