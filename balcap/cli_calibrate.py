@@ -63,7 +63,7 @@ def calibrate(
     from balcap.calibration.report import reward_table, std_floor, verdict, verdict_table, write_calibration
 
     cases = _cases(photos, pictures, seed)
-    with _chosen(judge, only, text_only) as (chosen, folder):
+    with _chosen(judge, only, text_only, deadline) as (chosen, folder):
         first, again = (Flipped(one, flip, seed) if flip else one for one in (chosen, afresh(chosen, folder / "again")))
         measured = measure(first, cases, deadline, seed, again)
     write_calibration(out, measured)
@@ -98,7 +98,7 @@ def check(
     from balcap.calibration.report import probe_table, probe_verdict
 
     cases = _cases(photos, pictures, seed)
-    with _chosen(judge, only, text_only) as (chosen, _):
+    with _chosen(judge, only, text_only, deadline) as (chosen, _):
         base, moved = probe(chosen, cases, deadline, seed)
     console = Console(width=140)
     console.print(probe_table(base, moved))
@@ -123,10 +123,10 @@ def try_(
     from balcap.calibration.measure import REWARDS
     from balcap.calibration.show import shown
     from balcap.images import Rejected
-    from balcap.scoring import score
+    from balcap.scoring import DEADLINE_SECONDS, score
 
     try:
-        with _chosen(judge, ",".join(REWARDS), text_only) as (chosen, _):
+        with _chosen(judge, ",".join(REWARDS), text_only, DEADLINE_SECONDS) as (chosen, _):
             scored = score(picture, caption, reference, judge=chosen)
     except Rejected as error:
         _fail(f"{picture}: {error}")
@@ -152,15 +152,17 @@ def _cases(photos: Path | None, count: int, seed: int) -> list[Case]:
 
 
 @contextmanager
-def _chosen(name: str, rewards: str, text_only: bool) -> Iterator[tuple[Judge, Path]]:
+def _chosen(name: str, rewards: str, text_only: bool, deadline: float) -> Iterator[tuple[Judge, Path]]:
     """The judge, asked for what these rewards need, and a folder for what is to be forgotten afterwards."""
     from balcap.calibration.asking import NoEndpoint, judge_at, only
 
     parts = _parts(rewards)
     with tempfile.TemporaryDirectory(prefix="balcap-judge-") as folder:
         try:
-            is_url = name.startswith(("http://", "https://"))
-            judge = judge_at(name, parts, Path(folder), not text_only) if is_url else only(_judge(name, parts), parts)
+            if name.startswith(("http://", "https://")):
+                judge: Judge = judge_at(name, parts, Path(folder), not text_only, deadline)
+            else:
+                judge = only(_judge(name, parts, deadline), parts)
         except NoEndpoint as error:
             _fail(str(error))
         yield judge, Path(folder)
@@ -177,7 +179,7 @@ def _parts(rewards: str) -> frozenset[str]:
     return frozenset().union(*(RULES[name].needs for name in named))
 
 
-def _judge(name: str, parts: Collection[str]) -> Judge:
+def _judge(name: str, parts: Collection[str], deadline: float) -> Judge:
     """A judge by rule, or the one that a section of params.yaml names."""
     from balcap.judge import JUDGES, JudgeMismatch, make_judge
     from balcap.params import ParamsError, load_params
@@ -188,7 +190,7 @@ def _judge(name: str, parts: Collection[str]) -> Judge:
         _fail(f"--judge {name}: one of {', '.join(JUDGES)}, train, evaluate, or http://…/v1")
     try:
         params = load_params()
-        return make_judge(getattr(params, name).judge, params.runtime, parts)
+        return make_judge(getattr(params, name).judge, params.runtime, deadline, parts)
     except (ParamsError, JudgeMismatch) as error:
         _fail(str(error))
 

@@ -107,7 +107,8 @@ class Judge(Protocol):
     ``fills`` names the fields of :class:`Judgement` that this judge can fill at all. ``judge_group`` takes one image
     with all captions sampled for it and returns one judgement per caption, in order; it never raises: what it cannot
     know is ``None``, with the reason counted in ``failures``. ``account`` is what judging has cost so far, as metrics.
-    ``close`` lets go of connections and files; it is awaited once, in the event loop in which the judge worked.
+    ``ready`` tells why it cannot judge at all, if so. ``close`` lets go of connections and files; it is awaited once,
+    in the event loop in which the judge worked.
     """
 
     name: str
@@ -125,5 +126,7 @@ class Judge(Protocol):
     ) -> list[Judgement]: ...
 
     def account(self) -> dict[str, float]: ...
+
+    async def ready(self) -> str: ...
 
     async def close(self) -> None: ...

@@ -21,7 +21,7 @@ from balcap.collect.units import split_units as split_english
 from balcap.hashing import image_id
 from balcap.images import decode
 from balcap.judge import JUDGES
-from balcap.judge.guard import Background
+from balcap.judge.guard import GRACE, Background, Guard
 from balcap.records import Caption, Judge, Judgement, Question, Reference, Sample
 from balcap.rewards import REWARDS, bind, length
 from balcap.scenes import split_units as split_atoms
@@ -60,7 +60,8 @@ def score(
     judge = judge or JUDGES["oracle" if "scene" in sample.meta else "lexical"]()
     target = reference if isinstance(reference, Reference) else _reference(sample, reference)
     with Background() as loop:  # a notebook's own thread already runs an event loop
-        (judgement,) = loop.run(judge.judge_group(sample, target, [said], questions), DEADLINE_SECONDS)
+        asked = Guard(judge, DEADLINE_SECONDS).judge_group(sample, target, [said], questions)
+        (judgement,) = loop.run(asked, DEADLINE_SECONDS + GRACE)
         loop.run(judge.close(), DEADLINE_SECONDS)
     rules = bind(judge.fills)
     wanted = [name for name in REWARDS if name != "utility" or questions]

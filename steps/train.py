@@ -11,8 +11,10 @@ import torch
 
 from balcap.files import write_json
 from balcap.judge import JudgeMismatch, make_judge
+from balcap.params import Params
 from balcap.policy.folder import PolicyError
 from balcap.policy.store import save_policy
+from balcap.records import Judge
 from balcap.records_io import read_questions, read_references, read_samples
 from balcap.rewards import needed
 from balcap.training.data import TrainingError
@@ -35,11 +37,16 @@ def body() -> None:
                 read_questions("data/questions.parquet"),
                 s.work,
                 s.run,
-                make_judge(s.params.train.judge, s.params.runtime, needed(s.params.train.reward_weights)),
+                _judge(s.params),
             )
         except (TrainingError, JudgeFailed, JudgeMismatch, PolicyError) as error:
             raise StageError(str(error)) from None
         publish(s, result)
+
+
+def _judge(params: Params) -> Judge:
+    train = params.train
+    return make_judge(train.judge, params.runtime, train.judge_deadline, needed(train.reward_weights))
 
 
 def publish(s: Stage, result: Trained) -> None:

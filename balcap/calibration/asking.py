@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from balcap.judge.asking import LONGEST
 from balcap.judge.cache import AnswerCache
 from balcap.judge.client import Client
 from balcap.judge.guard import Guard
-from balcap.judge.llm import REVISION, LlmJudge
+from balcap.judge.llm import REVISION, SHARE_OF_DEADLINE, LlmJudge
 from balcap.judge.prompts import load_prompt
 from balcap.params.judge import Calls, Prompts
 from balcap.params.judge import LlmJudge as LlmParams
@@ -95,10 +96,13 @@ def afresh(judge: Judge, folder: Path) -> Judge:
     if not isinstance(judge, LlmJudge):
         return judge
     client = Client(judge.params.model, judge.asking.client.serving)
-    return LlmJudge(judge.params, judge.prompts, client, AnswerCache(folder / "answers.sqlite"), judge.fills)
+    cache = AnswerCache(folder / "answers.sqlite")
+    return LlmJudge(judge.params, judge.prompts, client, cache, judge.fills, judge.asking.deadline)
 
 
-def judge_at(url: str, parts: Collection[str], folder: Path, sees_picture: bool = True) -> LlmJudge:
+def judge_at(
+    url: str, parts: Collection[str], folder: Path, sees_picture: bool = True, deadline: float = LONGEST
+) -> LlmJudge:
     """The model that is served at ``url``, with the prompts as they are; raises :class:`NoEndpoint`.
 
     Its answers are kept in ``folder``: without a revision of the weights they are nobody else's.
@@ -116,15 +120,16 @@ def judge_at(url: str, parts: Collection[str], folder: Path, sees_picture: bool 
         prompts=Prompts(**{kind: prompt.sha256 for kind, prompt in prompts.items()}),
         max_tokens=MAX_TOKENS,
     )
-    serving = Serving(urls=(url,), api_key_env=None, in_flight=IN_FLIGHT, timeout=TIMEOUT, retries=RETRIES)
+    serving = Serving(urls=(url.rstrip("/"),), api_key_env=None, in_flight=IN_FLIGHT, timeout=TIMEOUT, retries=RETRIES)
     cache = AnswerCache(folder / "answers.sqlite")
-    return LlmJudge(params, prompts, Client(params.model, serving), cache, parts)
+    client = Client(params.model, serving)
+    return LlmJudge(params, prompts, client, cache, parts, SHARE_OF_DEADLINE * deadline)
 
 
 def _served(url: str) -> str:
     """Name of the first model there."""
     try:
-        with urllib.request.urlopen(f"{url}/models", timeout=CONNECT_SECONDS) as answer:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/models", timeout=CONNECT_SECONDS) as answer:
             listed: dict[str, Any] = json.load(answer)
         return str(listed["data"][0]["id"])
     except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError, TypeError) as error:

@@ -54,6 +54,10 @@ class Flipped(Counting):
         """The judge's."""
         return self.judge.account()
 
+    async def ready(self) -> str:
+        """As the judge says."""
+        return await self.judge.ready()
+
     async def close(self) -> None:
         """Close the judge."""
         await self.judge.close()

@@ -1,6 +1,6 @@
 """Judges: one file each, a class that fulfils ``balcap.records.Judge``.
 
-    judge = make_judge(params.train.judge, params.runtime, parts)
+    judge = make_judge(params.train.judge, params.runtime, params.train.judge_deadline, parts)
 
 A new judge is a file here, a line in ``JUDGES`` and a model in ``balcap.params.judge``.
 """
@@ -22,15 +22,18 @@ JUDGES: dict[str, Callable[[], Judge]] = {"oracle": Oracle, "lexical": Lexical}
 """Judges by rule: they need no settings."""
 
 
-def make_judge(params: RuleJudge | LlmJudge, runtime: Runtime, parts: Collection[str] = PARTS) -> Judge:
-    """The judge that the parameters name; a language model is asked for ``parts`` of a judgement only.
+def make_judge(
+    params: RuleJudge | LlmJudge, runtime: Runtime, deadline: float, parts: Collection[str] = PARTS
+) -> Judge:
+    """The judge that the parameters name; a language model is asked for ``parts`` of a judgement only, and a group's
+    questions end a little before ``deadline`` (s).
 
     Raises :class:`JudgeMismatch` unless revision and prompts are the pinned ones.
     """
     if params.name == "llm":
         from balcap.judge.llm import make_llm_judge  # its client is needed by nobody else
 
-        judge: Judge = make_llm_judge(params, runtime, parts)
+        judge: Judge = make_llm_judge(params, runtime, parts, deadline)
     else:
         judge = JUDGES[params.name]()
     if judge.revision != params.revision:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +20,13 @@ from functools import cached_property, lru_cache
 from random import Random
 from typing import Any
 
+from balcap import workspace
 from balcap.judge.answers import AnswerError, parse, schema
+from balcap.judge.base import JudgeMismatch
 from balcap.judge.cache import AnswerCache, key
 from balcap.judge.client import Call, CallFailed, Client
 from balcap.judge.prompts import Prompt
+from balcap.params.runtime import Runtime
 from balcap.records import CANNOT_BE_ANSWERED, Question, Sample
 
 UNANSWERABLE = "cannot be answered from the caption"
@@ -30,7 +34,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SECOND_TEMPERATURE = 0.5
 """Of the one further attempt after an answer out of form: at 0 it would be the same."""
 LONGEST = 3600.0
-"""Seconds for a group of questions, waiting for places included; each call has its limit, and who asks has one."""
+"""Seconds for a group of questions, waiting for places included, where who asks sets no other deadline."""
 MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 
 
@@ -64,14 +68,30 @@ class Shown:
         kind = next((kind for magic, kind in MAGIC.items() if self.sample.image.startswith(magic)), "image/png")
         return f"data:{kind};base64,{base64.b64encode(self.sample.image).decode()}"
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of the stored bytes: ``image_id`` is that of the picture before it was made smaller."""
+        return hashlib.sha256(self.sample.image).hexdigest()
+
 
 class Asking:
-    """See the module's text; ``failed`` is told the reason of each part that stays unknown."""
+    """See the module's text; ``failed`` is told the reason of each part that stays unknown.
+
+    ``deadline`` (s) is for a group of questions: what is not answered by then is unknown, the rest counts. It should
+    end before the deadline of who asks, which knows no parts.
+    """
 
     def __init__(
-        self, model: str, revision: str, client: Client, cache: AnswerCache, failed: Callable[[str], None]
+        self,
+        model: str,
+        revision: str,
+        client: Client,
+        cache: AnswerCache,
+        failed: Callable[[str], None],
+        deadline: float = LONGEST,
     ) -> None:
         self.model, self.revision, self.client, self.cache, self.failed = model, revision, client, cache, failed
+        self.deadline = deadline
 
     def new(
         self,
@@ -80,22 +100,29 @@ class Asking:
         values: Mapping[str, Any],
         limit: int,
         bounds: Mapping[str, Any] | None = None,
-        image_id: str = "",
+        picture: str = "",
         order: tuple[int, ...] = (),
     ) -> Ask:
-        """The question; ``image_id`` if it sees the picture. The key names all that the answer depends on."""
+        """The question; ``picture`` is its sha256 if it is sent along. The key names all that the answer depends on."""
         bounds = bounds or {}
         rendered = json.dumps(values, ensure_ascii=False)
         form = _form(kind, limit, *bounds.items())
-        name = key(self.model, self.revision, kind, prompt.sha256, form, image_id, rendered)
-        return Ask(kind, prompt, name, values, limit, bool(image_id), bounds, order)
+        name = key(self.model, self.revision, kind, prompt.sha256, form, picture, rendered)
+        return Ask(kind, prompt, name, values, limit, bool(picture), bounds, order)
 
     async def parts(self, asks: Sequence[Ask], shown: Shown) -> dict[str, Any]:
         """Per key what the model says of it, asked in one look at the cache; ``None`` for what failed."""
         by_key = {ask.key: ask for ask in asks}
         notes = {name: (ask.kind, shown.sample.image_id) for name, ask in by_key.items()}
-        answers = await self.cache.answers(list(by_key), lambda k: self._ask(by_key[k], shown), LONGEST, notes)
+        answers = await self.cache.answers(list(by_key), lambda k: self._ask(by_key[k], shown), self.deadline, notes)
         return {name: self._part(by_key[name], answer) for name, answer in answers.items()}
+
+    async def unreachable(self) -> str:
+        """Which addresses do not answer, if none does; else nothing."""
+        health = await self.client.healthy()
+        if any(health.values()):
+            return ""
+        return f"no endpoint of {self.model} answers ({', '.join(health)}); start it, or mend runtime.serving"
 
     def account(self) -> dict[str, float]:
         """Calls, attempts, failures and tokens so far, and what the cache spared; as metrics."""
@@ -128,10 +155,16 @@ class Asking:
                 raise answer
             part = parse(ask.kind, answer, **ask.bounds)
         except Exception as error:  # the model is a boundary: its failure is an unknown part
-            reason = str(error) if isinstance(error, CallFailed | AnswerError) else type(error).__name__
-            self.failed(f"{ask.kind}: {reason}")
+            self.failed(f"{ask.kind}: {_reason(error)}")
             return None
         return ask.order[part] if ask.order else part
+
+
+def _reason(error: Exception) -> str:
+    """Short and countable."""
+    if isinstance(error, TimeoutError):
+        return "deadline"
+    return str(error) if isinstance(error, CallFailed | AnswerError) else type(error).__name__
 
 
 def turned(question: Question, seed: int, turn: int) -> tuple[int, ...]:
@@ -147,6 +180,22 @@ def lettered(question: Question, order: tuple[int, ...], cannot: str = UNANSWERA
     """What is rendered of a question: its text, and the options under letters, ``cannot`` last."""
     shown = [cannot if index == CANNOT_BE_ANSWERED else question.options[index] for index in order]
     return {"question": question.question, "options": dict(zip(LETTERS, shown, strict=False))}
+
+
+def open_cache() -> AnswerCache:
+    """The cache that all runs share; raises ``JudgeMismatch`` for a file of something else."""
+    try:
+        return AnswerCache(workspace.work_root() / "judge" / "answers.sqlite")
+    except ValueError as error:  # ForeignFile
+        raise JudgeMismatch(str(error)) from None
+
+
+def open_client(model: str, runtime: Runtime) -> Client:
+    """A client for ``runtime.serving``; raises ``JudgeMismatch`` for an address that is none or a missing key."""
+    try:
+        return Client(model, runtime.serving[model])
+    except ValueError as error:
+        raise JudgeMismatch(str(error)) from None
 
 
 def _call(ask: Ask, shown: Shown) -> Call:

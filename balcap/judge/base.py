@@ -21,5 +21,9 @@ class Counting:
         """A rule costs nothing that is worth counting."""
         return {}
 
+    async def ready(self) -> str:
+        """A rule can always judge."""
+        return ""
+
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -22,9 +22,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from balcap import workspace
-from balcap.judge.asking import Ask, Asking, Shown, lettered, turned
-from balcap.judge.base import Counting, JudgeMismatch
+from balcap.judge.asking import LONGEST, Ask, Asking, Shown, lettered, open_cache, open_client, turned
+from balcap.judge.base import Counting
 from balcap.judge.cache import AnswerCache
 from balcap.judge.client import Client
 from balcap.judge.prompts import Prompt, pinned_prompts
@@ -34,6 +33,7 @@ from balcap.records import CANNOT_BE_ANSWERED, MARKS, Caption, Judgement, Questi
 
 REVISION = "1"
 """Of the rules below; one that changes a judgement raises it."""
+SHARE_OF_DEADLINE = 0.95
 
 
 class LlmJudge(Counting):
@@ -49,10 +49,11 @@ class LlmJudge(Counting):
         client: Client,
         cache: AnswerCache,
         parts: Collection[str],
+        deadline: float = LONGEST,
     ) -> None:
         super().__init__()
         self.params, self.prompts = params, prompts
-        self.asking = Asking(params.model, params.model_revision, client, cache, self.failed)
+        self.asking = Asking(params.model, params.model_revision, client, cache, self.failed, deadline)
         marks = MARKS if set(MARKS) & set(parts) else ()
         self.fills = frozenset(parts) | frozenset(marks)
 
@@ -65,14 +66,18 @@ class LlmJudge(Counting):
         seed: int = 0,
     ) -> list[Judgement]:
         """One judgement per caption; what the model did not say in form stays ``None`` and is counted."""
-        scene = _Scene(sample, reference, questions, seed)
+        scene = _Scene(Shown(sample), reference, questions, seed)
         asked = {caption: self._asks(scene, caption) for caption in dict.fromkeys(map(_normal, captions))}
-        parts = await self.asking.parts([ask for group in asked.values() for ask in group], Shown(sample))
+        parts = await self.asking.parts([ask for group in asked.values() for ask in group], scene.shown)
         return [self._judgement(caption, scene, asked[caption], parts) for caption in map(_normal, captions)]
 
     async def close(self) -> None:
         """Let go of connections and of the cache."""
         await self.asking.close()
+
+    async def ready(self) -> str:
+        """Why it cannot judge: no endpoint answers."""
+        return await self.asking.unreachable()
 
     def account(self) -> dict[str, float]:
         """Calls, attempts, failures and tokens so far, and what the cache spared; as metrics."""
@@ -114,7 +119,7 @@ class LlmJudge(Counting):
         bounds: dict[str, Any] | None = None,
         order: tuple[int, ...] = (),
     ) -> Ask:
-        seen = scene.sample.image_id if kind == "precision" and self.params.sees_picture else ""
+        seen = scene.shown.sha256 if kind == "precision" and self.params.sees_picture else ""
         limit = getattr(self.params.max_tokens, kind)
         return self.asking.new(kind, self.prompts[kind], values, limit, bounds, seen, order)
 
@@ -144,7 +149,7 @@ class LlmJudge(Counting):
 class _Scene:
     """What a group's calls share."""
 
-    sample: Sample
+    shown: Shown
     reference: Reference
     questions: tuple[Question, ...]
     seed: int
@@ -155,12 +160,17 @@ def _normal(caption: Caption) -> Caption:
     return Caption(unicodedata.normalize("NFC", caption.text).strip(), caption.truncated)
 
 
-def make_llm_judge(params: LlmParams, runtime: Runtime, parts: Collection[str]) -> LlmJudge:
-    """The judge with its pinned prompts, a client for ``runtime.serving`` and the shared cache of answers."""
-    prompts = pinned_prompts(params, "judge")
-    cache = AnswerCache(workspace.work_root() / "judge" / "answers.sqlite")
-    try:
-        client = Client(params.model, runtime.serving[params.model])
-    except ValueError as error:  # the key is not in the environment
-        raise JudgeMismatch(str(error)) from None
-    return LlmJudge(params, prompts, client, cache, parts)
+def make_llm_judge(params: LlmParams, runtime: Runtime, parts: Collection[str], deadline: float) -> LlmJudge:
+    """The judge with its pinned prompts, a client for ``runtime.serving`` and the shared cache of answers.
+
+    ``deadline`` (s) is that of a group; questions end a little before it, so that what is answered counts.
+    """
+    prompts = pinned_prompts(params, "judge", kinds(parts))
+    client = open_client(params.model, runtime)
+    return LlmJudge(params, prompts, client, open_cache(), parts, SHARE_OF_DEADLINE * deadline)
+
+
+def kinds(parts: Collection[str]) -> tuple[str, ...]:
+    """The kinds of call that these parts of a judgement need."""
+    needed = {"precision": {"assertions"}, "recall": {"covered"}, "linguistic": set(MARKS), "answer": {"answers"}}
+    return tuple(kind for kind, gives in needed.items() if gives & set(parts))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -84,13 +84,15 @@ def pinned(name: str, sha256: str, key: str) -> Prompt:
     return prompt
 
 
-def pinned_prompts(params: LlmJudge, key: str) -> dict[str, Prompt]:
-    """The prompt of each kind of call; raises :class:`PromptError` naming ``KEY.prompts.KIND`` for another file."""
-    names = {kind: kind for kind in params.prompts.model_dump()}
-    if not params.sees_picture:
-        names["precision"] = "precision-text"
+def file_of(params: LlmJudge, kind: str) -> str:
+    """The name of the prompt that a kind of call is made with."""
+    return "precision-text" if kind == "precision" and not params.sees_picture else kind
+
+
+def pinned_prompts(params: LlmJudge, key: str, kinds: Iterable[str]) -> dict[str, Prompt]:
+    """The prompts of these kinds of call; raises :class:`PromptError` naming ``KEY.prompts.KIND`` for another file."""
     hashes = params.prompts.model_dump()
-    return {kind: pinned(name, hashes[kind], f"{key}.prompts.{kind}") for kind, name in names.items()}
+    return {kind: pinned(file_of(params, kind), hashes[kind], f"{key}.prompts.{kind}") for kind in kinds}
 
 
 def _check(path: Path, front: Mapping[str, Any], user: str) -> None:
@@ -100,7 +102,7 @@ def _check(path: Path, front: Mapping[str, Any], user: str) -> None:
             f"{path.name}: front matter says name {front['name']}, placeholders {sorted(front['placeholders'])}; the "
             f"file is called {path.stem}, its template uses {sorted(used)}"
         )
-    if raw := re.findall(r"{{((?:(?!\| *json *}}).)*?)}}", user):
+    if raw := re.findall(r"{{((?:(?!\| *json *}}).)*?)}}", user, re.S):
         raise PromptError(f"{path.name}: {{{{{raw[0]}}}}} must end in '| json', so that no value breaks out")
 
 

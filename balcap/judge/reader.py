@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
-from balcap import workspace
-from balcap.judge.asking import LONGEST, Ask, Asking, Shown, lettered, turned
-from balcap.judge.base import Counting, JudgeMismatch
+from balcap.judge.asking import LONGEST, Ask, Asking, Shown, lettered, open_cache, open_client, turned
+from balcap.judge.base import Counting
 from balcap.judge.cache import AnswerCache
 from balcap.judge.client import Client
 from balcap.judge.guard import GRACE, Background
@@ -51,12 +51,13 @@ class Reader(Counting):
 
     async def measure(self, sample: Sample, questions: Sequence[Question]) -> list[Question]:
         """The questions of one picture with both accuracies, in order; one look at the cache for all."""
+        shown = Shown(sample)
         rounds = [
-            {how: [self._ask(sample, question, how, n) for n in range(len(question.options))] for how in PROMPTS}
+            {how: [self._ask(shown, question, how, n) for n in range(len(question.options))] for how in PROMPTS}
             for question in questions
         ]
         asks = [ask for found in rounds for turns in found.values() for ask in turns]
-        said = await self.asking.parts(asks, Shown(sample))
+        said = await self.asking.parts(asks, shown)
         return [
             replace(
                 question,
@@ -74,10 +75,10 @@ class Reader(Counting):
         """Calls, attempts, failures and tokens so far; as metrics."""
         return self.asking.account()
 
-    def _ask(self, sample: Sample, question: Question, how: str, turn: int) -> Ask:
+    def _ask(self, shown: Shown, question: Question, how: str, turn: int) -> Ask:
         order = turned(question, 0, turn)
         values = lettered(question, order, CANNOT)
-        seen = sample.image_id if how == "seen" else ""
+        seen = shown.sha256 if how == "seen" else ""
         bounds = {"options": "".join(values["options"])}
         return self.asking.new("answer", self.prompts[how], values, self.params.max_tokens, bounds, seen, order)
 
@@ -102,7 +103,8 @@ def measure_all(reader: Reader, samples: Iterable[Sample], questions: Sequence[Q
     with Background() as loop:
         for batch in _batches(asked):
             measured += loop.run(_measure(reader, batch, of, progress), LONGEST + GRACE)
-        loop.run(reader.close(), GRACE)
+        with suppress(TimeoutError):  # all is read and kept; what still closes is abandoned
+            loop.run(reader.close(), GRACE)
     _check(reader, measured)
     return measured
 
@@ -143,9 +145,4 @@ def reader_prompts(params: QuestionReader) -> dict[str, Prompt]:
 
 def make_reader(params: QuestionReader, runtime: Runtime) -> Reader:
     """The reader with its pinned prompts, a client for ``runtime.serving`` and the shared cache of answers."""
-    prompts = reader_prompts(params)
-    try:
-        client = Client(params.model, runtime.serving[params.model])
-    except ValueError as error:  # the key is not in the environment
-        raise JudgeMismatch(str(error)) from None
-    return Reader(params, prompts, client, AnswerCache(workspace.work_root() / "judge" / "answers.sqlite"))
+    return Reader(params, reader_prompts(params), open_client(params.model, runtime), open_cache())

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from balcap.judge.guard import Background
 from balcap.params.train import Train
 from balcap.policy.generate import chat_prompt, forbidden_tokens
 from balcap.policy.store import Policy, load_policy, quiet
@@ -26,6 +27,8 @@ from balcap.training.config import grpo_config
 from balcap.training.data import TrainingError, dataset, with_reference
 from balcap.training.judging import Judging
 from balcap.training.trainer import CaptionTrainer, checkpoints
+
+READY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def freeze(model: torch.nn.Module, prefixes: Iterable[str]) -> None:
 
 
 def _check_judge_serves(params: Train, judge: Judge) -> None:
-    """A reward that the judge can never give would be unknown for ever."""
+    """A reward that the judge can never give would be unknown for ever; one that is away, from the first step on."""
     bound = bind(judge.fills)
     for name in params.reward_weights:
         if not bound[name].needs <= judge.fills:
@@ -117,3 +120,6 @@ def _check_judge_serves(params: Train, judge: Judge) -> None:
                 f"train.reward_weights.{name}: judge {judge.name} cannot give what this reward needs; "
                 "leave the reward out or name another judge"
             )
+    with Background() as loop:
+        if why := loop.run(judge.ready(), READY_SECONDS):
+            raise TrainingError(f"train.judge: {why}")

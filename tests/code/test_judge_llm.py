@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import oracle_world as world
 import pytest
+from bad_server import BadServer
 from evaluation_world import picture
 from oracle_world import PARAMS, PROMPTS, ask, by_rule, served, serving
+from PIL import Image
 
 from balcap.judge.base import JudgeMismatch
 from balcap.judge.cache import AnswerCache
 from balcap.judge.client import Client
-from balcap.judge.guard import Background
+from balcap.judge.guard import Background, Guard
 from balcap.judge.llm import LlmJudge, make_llm_judge
 from balcap.judge.prompts import load_prompt
 from balcap.params.runtime import Runtime
 from balcap.records import MARKS, PARTS, Caption, Judgement, Picture
 from balcap.scenes import Scene, noisy_caption
-from balcap.serve.oracle import MODEL
+from balcap.serve.oracle import MODEL, Oracle
 
 KINDS = tuple(PROMPTS)
 PICTURES = [picture(i) for i in range(12)]
@@ -164,11 +169,12 @@ def test_options_stand_in_another_order_each_round(tmp_path: Path) -> None:
 def test_it_is_made_of_what_the_parameters_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BALCAP_WORK", str(tmp_path))
     runtime = Runtime(threads=1, workers=1, tracking_uri=None, serving={MODEL: serving("http://127.0.0.1:9/v1")})
-    judge = make_llm_judge(PARAMS, runtime, ("assertions",))
-    assert judge.fills == {"assertions"}
+    judge = make_llm_judge(PARAMS, runtime, ("assertions",), 60.0)
+    assert judge.fills == {"assertions"} and judge.asking.deadline < 60.0
     other = PARAMS.model_copy(update={"prompts": PARAMS.prompts.model_copy(update={"recall": "0" * 64})})
     with pytest.raises(JudgeMismatch, match=r"judge\.prompts\.recall"):
-        make_llm_judge(other, runtime, PARTS)
+        make_llm_judge(other, runtime, PARTS, 60.0)
+    make_llm_judge(other, runtime, ("assertions", "clarity"), 60.0)  # nobody asks for recall
     keyed = Runtime(
         threads=1,
         workers=1,
@@ -176,4 +182,55 @@ def test_it_is_made_of_what_the_parameters_pin(tmp_path: Path, monkeypatch: pyte
         serving={MODEL: serving("http://127.0.0.1:9/v1").model_copy(update={"api_key_env": "NO_SUCH_KEY"})},
     )
     with pytest.raises(JudgeMismatch, match="NO_SUCH_KEY"):
-        make_llm_judge(PARAMS, keyed, PARTS)
+        make_llm_judge(PARAMS, keyed, PARTS, 60.0)
+
+
+def test_a_slow_call_leaves_its_own_part_unknown_and_the_rest_counts(tmp_path: Path) -> None:
+    """The judge's deadline ends before that of the guard, which knows no parts."""
+    known, texts = GROUPS[0]
+    with BadServer() as server:
+        truth = Oracle([known.sample])
+        server.answer = lambda asked: truth.say(asked.body)
+        server.rule = lambda asked: "stall" if asked.kind == "recall" and texts[1].text in asked.text else None
+        client = Client(MODEL, serving(server.url))
+        cache = AnswerCache(tmp_path / "answers.sqlite")
+        judge = LlmJudge(PARAMS, PROMPTS, client, cache, ("assertions", "covered", "clarity"), deadline=4.0)
+
+        async def whole() -> list[Judgement]:
+            try:
+                return await Guard(judge, 60.0).judge_group(known.sample, known.reference, texts)
+            finally:
+                await judge.close()
+
+        judged = asyncio.run(whole())
+    right = by_rule([(known, texts)], 1)[0]
+    assert [j.covered is None for j in judged] == [False, True, False, False]
+    assert [j.assertions for j in judged] == [j.assertions for j in right]
+    assert judge.failures == {"recall: deadline": 1}
+
+
+def test_the_same_picture_stored_in_another_size_is_another_question(tmp_path: Path) -> None:
+    known, texts = GROUPS[0]
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(known.sample.image)).resize((48, 48)).save(buffer, "PNG")
+    small = replace(known.sample, image=buffer.getvalue())
+    oracle = world.Counted([known.sample, small])
+    with served(oracle) as url:
+        for sample in (known.sample, small, known.sample):
+            ask(url, tmp_path, [(replace(known, sample=sample), texts)], ("assertions", "covered"))
+    assert oracle.calls == {"precision": 2 * len(texts), "recall": len(texts)}  # who sees no picture is asked once
+
+
+def test_it_says_whether_anybody_answers(tmp_path: Path) -> None:
+    with BadServer() as server:
+        judge = LlmJudge(PARAMS, PROMPTS, Client(MODEL, serving(server.url)), AnswerCache(tmp_path / "a"), PARTS)
+
+        async def asked() -> str:
+            try:
+                return await judge.ready()
+            finally:
+                await judge.asking.client.close()
+
+        assert asyncio.run(asked()) == ""
+        server.die()
+        assert asyncio.run(asked()).startswith(f"no endpoint of oracle answers ({server.url}); start it")

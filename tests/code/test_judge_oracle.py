@@ -41,10 +41,10 @@ def linguistic(judgement: Judgement) -> float:
 
 
 def test_it_fulfils_the_seam_and_is_pinned_by_revision() -> None:
-    oracle = make_judge(RuleJudge(name="oracle", revision=Oracle.revision, max_failure_rate=0.0), RUNTIME)
+    oracle = make_judge(RuleJudge(name="oracle", revision=Oracle.revision, max_failure_rate=0.0), RUNTIME, 60.0)
     assert isinstance(oracle, Oracle) and isinstance(oracle, Judge)
     with pytest.raises(JudgeMismatch, match="revision"):
-        make_judge(RuleJudge(name="oracle", revision="0", max_failure_rate=0.0), RUNTIME)
+        make_judge(RuleJudge(name="oracle", revision="0", max_failure_rate=0.0), RUNTIME, 60.0)
 
 
 def test_every_judge_that_parameters_allow_exists() -> None:
