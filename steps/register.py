@@ -43,10 +43,10 @@ def publish(candidate: Candidate, s: Stage) -> str:
     uri = tracking_uri(s.params.runtime.tracking_uri)
     try:
         client = connect(uri)
-        words = mirror(client, s.params)
         version = ensure_version(
             client, uri, candidate, experiment_name(s.params.recipe), s.run.wait_run_id(RUN_SECONDS), identity_tags()
         )
+        words = mirror(client, s.params)
         for name, value in words.items():
             client.set_model_version_tag(candidate.name, version, name, value)
         move_alias(client, candidate.name, s.params.register_.alias, version)

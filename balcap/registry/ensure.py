@@ -11,6 +11,7 @@ from pathlib import Path
 from balcap.mlflow_store import connect, experiment_name, tracking_uri
 from balcap.params import Params
 from balcap.registry.candidate import read_candidate
+from balcap.registry.prompts import mirror
 from balcap.registry.version import ensure_version, find_version
 
 REGISTRATION = "reports/register/registration.json"
@@ -29,4 +30,6 @@ def ensure_registered(root: Path, params: Params) -> None:
     uri = tracking_uri(params.runtime.tracking_uri)
     client = connect(uri)
     if find_version(client, recorded["name"], recorded["weights_sha256"]) is None:
-        ensure_version(client, uri, read_candidate(root, params), experiment_name(params.recipe))
+        version = ensure_version(client, uri, read_candidate(root, params), experiment_name(params.recipe))
+        for name, value in mirror(client, params).items():
+            client.set_model_version_tag(recorded["name"], version, name, value)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from balcap.judge.base import JudgeMismatch
 from balcap.judge.prompts import FOLDER, load_prompt
 from balcap.judge.reader import PROMPTS
 from balcap.mlflow_store import connect
@@ -31,9 +30,7 @@ def params() -> Params:
 
 def test_the_words_of_a_language_model_are_mirrored_once(client: Any, params: Params) -> None:
     tags = mirror(client, params)
-    assert tags == {
-        f"prompt.train.{kind}": f"judge-{kind}/1" for kind in ("precision", "recall", "linguistic", "answer")
-    }
+    assert tags == {f"prompt.train.{kind}": f"judge-{kind}/1" for kind in ("precision", "recall", "linguistic")}
     kept = client.get_prompt_version("judge-recall", 1)
     assert kept.template == (FOLDER / "recall.md").read_text(encoding="utf-8")
     assert kept.tags["sha256"] == load_prompt("recall").sha256
@@ -41,19 +38,25 @@ def test_the_words_of_a_language_model_are_mirrored_once(client: Any, params: Pa
     assert len(client.search_prompt_versions("judge-recall")) == 1
 
 
-def test_other_words_are_another_version_and_old_ones_are_found_again(client: Any, tmp_path: Path) -> None:
+def test_a_file_that_has_moved_on_is_another_version_and_old_words_are_found_again(
+    client: Any, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = load_prompt("recall")
+    assert ensure_prompt(client, "recall", old.sha256) == 1
     (tmp_path / "recall.md").write_text(old.text.replace("## system\n\n", "## system\n\nBe brief. "), encoding="utf-8")
     new = load_prompt("recall", tmp_path)
-    assert [ensure_prompt(client, prompt) for prompt in (old, new, old, new)] == [1, 2, 1, 2]
+    monkeypatch.setattr("balcap.registry.prompts.load_prompt", lambda name: load_prompt(name, tmp_path))
+    assert ensure_prompt(client, "recall", new.sha256) == 2
+    assert [ensure_prompt(client, "recall", one.sha256) for one in (old, new)] == [1, 2]
 
 
-def test_words_that_are_not_the_pinned_ones_are_refused(client: Any, params: Params) -> None:
+def test_words_that_nobody_has_any_more_leave_their_hash(client: Any, params: Params) -> None:
     judge = params.train.judge
     assert isinstance(judge, LlmJudge)
     other = judge.model_copy(update={"prompts": judge.prompts.model_copy(update={"recall": "0" * 64})})
-    with pytest.raises(JudgeMismatch, match=r"train\.judge\.prompts\.recall"):
-        mirror(client, params.model_copy(update={"train": params.train.model_copy(update={"judge": other})}))
+    tags = mirror(client, params.model_copy(update={"train": params.train.model_copy(update={"judge": other})}))
+    assert tags["prompt.train.recall"] == f"judge-recall sha256 {'0' * 64}"
+    assert tags["prompt.train.precision"] == "judge-precision/1"
 
 
 def test_the_reader_of_questions_has_words_too(client: Any, params: Params) -> None:
