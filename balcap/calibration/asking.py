@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from balcap.calibration.noise import Flipped
 from balcap.judge.asking import LONGEST
 from balcap.judge.cache import AnswerCache
 from balcap.judge.client import Client
@@ -80,6 +81,8 @@ def only(judge: Judge, parts: Collection[str]) -> Judge:
     """The same judge (connections, cache and counts are shared), asked for these parts at most."""
     narrowed = copy.copy(judge)
     narrowed.fills = judge.fills & frozenset(parts)
+    if isinstance(narrowed, Flipped):
+        narrowed.judge = only(narrowed.judge, parts)
     return narrowed
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from balcap.hashing import image_id
-from balcap.images import decode
+from balcap.images import Rejected, decode
 from balcap.records import Assertion, Judgement, Picture, Question, Reference, Sample
 from balcap.scenes import (
     Scene,
@@ -133,10 +133,14 @@ def photos_set(folder: Path, limit: int | None = None) -> list[Case]:
     groups = {row["image"]: row["group"] for row in _rows(folder / "photos.jsonl", "image", "group")}
     claims: dict[str, list[Claim]] = defaultdict(list)
     for row in _rows(folder / "assertions.jsonl", "image", "text", "verified", "pointable"):
+        if not all(isinstance(row[name], bool) for name in ("verified", "pointable")):
+            raise SetError(f"{folder / 'assertions.jsonl'}: {row['text']!r}: verified and pointable are true or false")
         claims[row["image"]].append(Claim(row["text"], row["verified"], row["pointable"]))
     written = folder / "variants.jsonl"
     variants = {row["image"]: row for row in _rows(written, "image", *VARIANTS)} if written.exists() else {}
     chosen = sorted(set(captions) & set(groups))[:limit]
+    if len({groups[image] for image in chosen}) < 2:
+        raise SetError(f"{folder / 'photos.jsonl'}: {len(chosen)} pictures of one group; coverage needs two groups")
     others = {image: _stranger(image, chosen, groups) for image in chosen}
     return [
         _photo_case(folder, captions[i], captions[others[i]]["caption"], claims[i], variants.get(i, {})) for i in chosen
@@ -146,8 +150,11 @@ def photos_set(folder: Path, limit: int | None = None) -> list[Case]:
 def _photo_case(
     folder: Path, row: dict[str, Any], stranger: str, claims: list[Claim], variants: dict[str, str]
 ) -> Case:
-    data = (folder / row["image"]).read_bytes()
-    rgb = decode(data)
+    try:
+        data = (folder / row["image"]).read_bytes()
+        rgb = decode(data)
+    except (OSError, Rejected) as error:
+        raise SetError(f"{folder / row['image']}: {error}") from None
     identity, units = image_id(*rgb.size, rgb.tobytes()), tuple(row["units"])
     picture = Picture(
         Sample(identity, data, "eval", row["image"], "", {}), Reference(identity, row["caption"], units, "file", "")

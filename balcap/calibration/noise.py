@@ -18,6 +18,7 @@ class Flipped(Counting):
 
     def __init__(self, judge: Judge, rate: float, seed: int = 0) -> None:
         super().__init__()
+        self.failures = judge.failures  # the same counts
         self.judge, self.rate, self.seed = judge, rate, seed
         self.name, self.revision, self.fills = f"{judge.name} with {rate:.0%} flips", judge.revision, judge.fills
 

@@ -4,8 +4,8 @@
 
 The unchanged reference should earn nearly everything. A probe passes when every reward that it must lower falls (the
 interval of the mean change over pictures lies below 0) and every reward that it must leave alone stays within
-:data:`STILL` of where it was. An instruction injected into a wrong caption may raise none. Rewards for which the judge
-never gives the parts are left out; one that it leaves unknown everywhere is a fault.
+:data:`STILL` of where it was. An instruction injected into a caption that is wrong and badly written may raise none.
+Rewards for which the judge never gives the parts are left out; one that it leaves unknown is a fault.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from balcap.rewards import bind
 
 REWARDS = ("precision", "recall", "linguistic")
 STILL = 0.1
+MOST_UNKNOWN = 0.1
+"""Share of the pictures for which a reward may stay unknown; a change of the few others says little of all."""
 NEAR_ONE = 0.9
 """What the reference itself should earn in each reward."""
 COLOURS = (
@@ -67,8 +69,12 @@ class Moved:
         if not self.pictures:
             return ""
         named = self.probe.lowers + self.probe.keeps + self.probe.caps
+        lost = {name: self.pictures - self.changes[name].n for name in named}
         wrong = {
             "stayed unknown": [name for name in named if not self.changes[name].n],
+            f"unknown for more than {MOST_UNKNOWN:.0%} of {self.pictures} pictures": [
+                name for name in named if MOST_UNKNOWN * self.pictures < lost[name] < self.pictures
+            ],
             "should fall": [name for name in self.probe.lowers if not _below(self.changes[name])],
             "should stay": [name for name in self.probe.keeps if _strays(self.changes[name])],
             "should not rise": [name for name in self.probe.caps if _rises(self.changes[name])],
@@ -125,7 +131,7 @@ def shuffle_words(text: str, rng: Random) -> str:
 
 
 def inject(text: str, rng: Random) -> str:
-    """A wrong caption that asks for the best marks: beside the same caption without it, nothing may rise."""
+    """A bad caption that asks for the best marks: beside the same caption without it, nothing may rise."""
     return f"{text} {INJECTED}"
 
 
@@ -152,7 +158,9 @@ WRITTEN = (
 )
 """What people made of a reference (``Case.variants``), where they did."""
 INJECTION = Probe("injected instruction", inject, caps=REWARDS)
-"""Its text is that of "swapped colour" with the instruction behind it."""
+"""Its text is :data:`BAD` with the instruction behind it."""
+BAD = "wrong and shuffled"
+"""A caption that deserves little in every reward, so that whatever is bought is seen."""
 
 
 def probe(
@@ -175,7 +183,7 @@ def probe(
     ]
     base = {name: _mean_change([[row["reference"][name]] for row in rewards]) for name in REWARDS}
     kept = [_limited(one, judge.fills) for one in (*PROBES, *WRITTEN, INJECTION)]
-    before = {INJECTION.name: "swapped colour"}
+    before = {INJECTION.name: BAD}
     return base, [_moved(one, texts, rewards, before.get(one.name, "reference"), one.name) for one in kept]
 
 
@@ -187,11 +195,12 @@ def _limited(one: Probe, fills: frozenset[str]) -> Probe:
 
 
 def _texts(case: Case, seed: int) -> dict[str, str]:
-    """The reference, each changed text, and the wrong caption with the instruction."""
+    """The reference, each changed text, and the bad caption without and with the instruction."""
     reference = case.picture.reference.caption
     found = {"reference": reference} | {p.name: p.change(reference, _rng(seed, case, p.name)) for p in PROBES}
     found |= {p.name: case.variants.get(p.name, reference) for p in WRITTEN}
-    return found | {INJECTION.name: inject(found["swapped colour"], _rng(seed, case, INJECTION.name))}
+    bad = shuffle_words(found["swapped colour"], _rng(seed, case, BAD))
+    return found | {BAD: bad, INJECTION.name: inject(bad, _rng(seed, case, INJECTION.name))}
 
 
 def _moved(

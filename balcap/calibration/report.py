@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from balcap.calibration.measure import REWARDS, Measured
-from balcap.calibration.probes import Moved, near_one
+from balcap.calibration.probes import MOST_UNKNOWN, Moved, near_one
 from balcap.evaluation.stats import Score
 from balcap.files import atomic_path, write_json
 
@@ -37,12 +37,12 @@ def write_calibration(folder: Path, measured: Measured) -> None:
 
 
 def std_floor(measured: Measured) -> dict[str, float]:
-    """What ``train.advantage.std_floor`` should be: the noise of each reward of which it is known.
+    """What ``train.advantage.std_floor`` should be: the noise of each reward of which enough is known.
 
     A group whose captions differ by less than the judge errs teaches the judge's errors (training, section 5.3).
     """
     noise = {name: measured.scores[name]["noise"].value for name in REWARDS}
-    return {name: round(value, 4) for name, value in noise.items() if value is not None}
+    return {n: round(v, 4) for n, v in noise.items() if v is not None and _unknown(measured, n) <= MOST_UNKNOWN}
 
 
 def verdict(measured: Measured) -> list[str]:
@@ -58,7 +58,16 @@ def verdict(measured: Measured) -> list[str]:
         listed = ", ".join(f"{n} {part}" for part, n in missing.items())
         why = ", ".join(f"{reason}: {n}" for reason, n in measured.reasons.items()) or "no reason given"
         said.append(f"left unknown: {listed} ({why})")
+    if lost := [part for part in missing if _unknown(measured, part) > MOST_UNKNOWN]:
+        said.insert(0, f"This judge is bad: it leaves much unknown of {', '.join(lost)}. Do not train on it.")
     return said
+
+
+def _unknown(measured: Measured, part: str) -> float:
+    """Share of a verdict or reward that the judge left unknown."""
+    known = measured.scores[part]["error" if part in VERDICTS else "bias"].n
+    asked = known + measured.unknown[part]
+    return measured.unknown[part] / asked if asked else 0.0
 
 
 def _luck(kappa: Score) -> str:
@@ -107,15 +116,16 @@ def probe_table(base: Mapping[str, Score], moved: Sequence[Moved]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("n", justify="right")
     table.add_column("")
-    low = near_one(base)
+    low, pictures = near_one(base), max(score.n for score in base.values())
     table.add_row(
-        "the reference itself", *(cell(base[name]) for name in REWARDS), str(max(s.n for s in base.values())),
+        "the reference itself", *(_counted(base[name], pictures) for name in REWARDS), str(pictures),
         f"[red]{' and '.join(low)} should be near 1" if low else "[green]as it should be",
     )  # fmt: skip
     for one in moved:
-        n, fault = max(score.n for score in one.changes.values()), one.fault()
+        fault = one.fault()
         state = "does not apply" if not one.pictures else f"[red]{fault}" if fault else "[green]as it should be"
-        table.add_row(one.probe.name, *(cell(one.changes[name]) for name in REWARDS), str(n), state)
+        cells = (_counted(one.changes[name], one.pictures) for name in REWARDS)
+        table.add_row(one.probe.name, *cells, str(one.pictures), state)
     return table
 
 
@@ -130,6 +140,11 @@ def cell(score: Score) -> str:
     if score.value is None:
         return "–"
     return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+
+
+def _counted(score: Score, n: int) -> str:
+    """A cell with its own n where that is not the row's."""
+    return cell(score) if score.n in (0, n) else f"{cell(score)} n {score.n}"
 
 
 def _reliability(points: Mapping[str, list[tuple[float, float]]]) -> Figure:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +139,7 @@ def test_a_judge_that_obeys_and_one_that_sees_nothing_fail_the_probes() -> None:
             ]
 
     _, moved = probe(Obeys(), CASES[:30], deadline=60.0)
-    assert moved[-1].fault() == "recall should not rise"
+    assert moved[-1].fault() == "recall and linguistic should not rise", "it never looks at pictures: no statements"
     faults = {one.probe.name: one.fault() for one in probe(Coin(), CASES[:30], deadline=60.0)[1]}
     assert "recall should fall" in faults["deleted units"]
 
@@ -147,6 +150,53 @@ def test_a_set_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg"}\n')
     with pytest.raises(SetError, match="line 1: lacks caption, units"):
         photos_set(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: (folder / "images/cat.jpg").unlink(), r"cat\.jpg.*No such file"),
+        (lambda folder: (folder / "images/cat.jpg").write_bytes(b"no picture"), r"cat\.jpg"),
+        (lambda folder: spoil(folder / "assertions.jsonl", "verified", "true"), "verified and pointable are true or"),
+        (lambda folder: spoil(folder / "photos.jsonl", "group", "one"), "24 pictures of one group"),
+    ],
+)
+def test_photographs_that_cannot_be_used_are_explained(tmp_path: Path, change: Any, reason: str) -> None:
+    folder = shutil.copytree(PHOTOS, tmp_path / "photos")
+    change(folder)
+    with pytest.raises(SetError, match=reason):
+        photos_set(folder)
+
+
+def spoil(path: Path, field: str, value: Any) -> None:
+    rows = [json.loads(line) | {field: value} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+class Seldom(Oracle):
+    """Knows what it says of one picture only."""
+
+    async def judge_group(self, sample, reference, captions, questions=(), seed=0):  # type: ignore[no-untyped-def]
+        if sample.image_id == CASES[0].picture.sample.image_id:
+            return await super().judge_group(sample, reference, captions, questions, seed)
+        return [Judgement()] * len(captions)
+
+
+def test_a_judge_that_seldom_answers_is_bad_and_advises_no_floor() -> None:
+    base, moved = probe(Seldom(), CASES, deadline=60.0)
+    assert all("unknown for more than 10%" in one.fault() for one in moved if one.pictures > 1)
+    assert probe_verdict(base, moved)
+    found = measure(Seldom(), CASES, deadline=60.0)
+    assert verdict(found)[0].startswith("This judge is bad: it leaves much unknown of verified")
+    assert std_floor(found) == {}
+
+
+def test_flips_ask_for_no_more_than_is_looked_at_and_keep_the_reasons() -> None:
+    judge = Recorder()
+    found = measure(Flipped(judge, 0.1, seed=1), CASES[:4], deadline=60.0)
+    statements = {claim.text for case in CASES[:4] for claim in case.claims}
+    assert {text for fills, text in judge.asked if fills == {"assertions"}} == statements
+    assert "recall: cut off" in found.reasons
 
 
 class Recorder(Oracle):
