@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 ORACLE_PORT = 8731
 JUDGE_PORT = 8732
+CALIBRATION = 100
+"""Pictures of the calibration's own that the oracle knows beside those of a run."""
 
 app = typer.Typer(
     help="""Endpoints for judges, on loopback, in the foreground until Ctrl-C.
@@ -34,14 +36,21 @@ Fail = Annotated[float, typer.Option(min=0.0, max=1.0, help=FAIL)]
 
 @app.command()
 def oracle(data: Data = Path("data/images"), port: Port = ORACLE_PORT, fail: Fail = 0.0) -> None:
-    """Answer a judge's calls from the truth of the drawn pictures in data/images (`balcap run --recipe embedded`)."""
+    """Answer a judge's calls from the truth of the drawn pictures in data/images (`balcap run --recipe embedded`).
+
+    Also of the first 100 that `balcap judge calibrate` and `check` draw.
+    """
+    from itertools import chain
+
     from aiohttp import web
 
+    from balcap.calibration.labelled import scenes_set
     from balcap.records_io import read_samples
     from balcap.serve.oracle import MODEL, Oracle, make_app
 
-    truth = Oracle(read_samples(data), fail)
-    if not truth.scenes:
+    drawn = (case.picture.sample for case in scenes_set(CALIBRATION, seed=0))
+    truth = Oracle(chain(read_samples(data), drawn), fail)
+    if len(truth.scenes) <= CALIBRATION:
         _fail(f"{data}: no drawn pictures there; `balcap run --apply prepare` draws some, or name another --data")
 
     def listening(*_: object) -> None:

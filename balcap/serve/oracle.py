@@ -28,6 +28,10 @@ LONGEST = 200
 OUT_OF_FORM = ("I am sorry, I cannot judge this caption.", '{"assertions":[{"t":"The', '{"verdict":"good"}')
 
 
+class Unseen(ValueError):
+    """A picture of which nothing is known."""
+
+
 class Oracle:
     """The truth of all given pictures, by their stored bytes."""
 
@@ -36,7 +40,10 @@ class Oracle:
         self.scenes = {_digest(s.image): Scene.from_json(s.meta["scene"]) for s in samples if "scene" in s.meta}
 
     def say(self, body: dict[str, Any]) -> str:
-        """The content of the answer; raises ``KeyError`` or ``ValueError`` for a call that no judge makes."""
+        """The content of the answer.
+
+        Raises ``KeyError`` or ``ValueError`` for a call that no judge makes, :class:`Unseen` for an unknown picture.
+        """
         kind = body["response_format"]["json_schema"]["name"]
         picture, text = _read(body["messages"][-1]["content"])
         if (broken := self._broken(kind, text)) is not None:
@@ -44,7 +51,7 @@ class Oracle:
         said = json.loads(text)
         caption = said["caption"] if "caption" in said else self._seen(picture)
         if kind == "precision":
-            return _json({"assertions": self._assertions(self.scenes[_digest(picture)], caption)})
+            return _json({"assertions": self._assertions(self._scene(picture), caption)})
         if kind == "recall":
             known = covered(tuple(said["units"].values()), caption)
             return _json({"covered": [int(n) for n, yes in zip(said["units"], known, strict=True) if yes]})
@@ -58,9 +65,15 @@ class Oracle:
             for atom in parse(caption).atoms()
         ]
 
+    def _scene(self, picture: bytes) -> Scene:
+        found = self.scenes.get(_digest(picture))
+        if found is None:
+            raise Unseen("this picture is not among those that the oracle was started with")
+        return found
+
     def _seen(self, picture: bytes) -> str:
         """All that can be said of the picture; nothing without one."""
-        return " ".join(clean_sentences(self.scenes[_digest(picture)], Random(0), 60)) if picture else ""
+        return " ".join(clean_sentences(self._scene(picture), Random(0), 60)) if picture else ""
 
     def _broken(self, kind: str, text: str) -> str | None:
         """One of the answers out of form for a share ``fail`` of the questions, chosen by their hash."""
@@ -75,6 +88,8 @@ def make_app(oracle: Oracle) -> web.Application:
         body = await request.json()
         try:
             said = oracle.say(body)
+        except Unseen as error:
+            return web.json_response({"error": {"message": str(error)}}, status=400)
         except (KeyError, ValueError, TypeError) as error:
             return web.json_response({"error": {"message": f"not a judge's call: {error!r}"}}, status=400)
         return web.json_response(_completion(said, body))

@@ -21,7 +21,7 @@ from balcap.records import Caption, Judgement, Picture
 from balcap.records_io import IMAGES, write_table
 from balcap.scenes import noisy_caption
 from balcap.scenes.world import Scene
-from balcap.serve.oracle import Oracle
+from balcap.serve.oracle import Oracle, Unseen
 
 PICTURES = [picture(i) for i in range(40)]
 TRUTH = Oracle([p.sample for p in PICTURES])
@@ -83,7 +83,7 @@ def test_what_is_no_judges_call_is_refused() -> None:
         TRUTH.say({"messages": [{"role": "user", "content": "hello"}]})
     stranger = body("precision", PICTURES[0], caption="A circle.")
     stranger["messages"][0]["content"][0]["image_url"]["url"] = "data:image/png;base64,AAAA"
-    with pytest.raises(KeyError):
+    with pytest.raises(Unseen, match="not among those"):
         TRUTH.say(stranger)
     json.dumps(stranger)
 
