@@ -81,7 +81,7 @@ lint: $(READY)  ## style and types
 	ruff check . && ruff format --check . && mypy
 
 bench: $(READY) $(VLLM_READY) $(SMOLLM2)/config.json  ## all benchmarks after `make demo`; rewrites docs/performance.md
-	python -m benchmarks
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet -c constraints/core.txt -e '.[bench]' && python -m benchmarks
 
 lock: $(READY)  ## write constraints/core.txt from what is installed
 	@{ sed -n '/^#/p' constraints/core.txt; VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -vE '^pip=='; } > constraints/.core.tmp \
