@@ -18,7 +18,10 @@ import pyarrow.parquet as pq
 
 from balcap.params import Params
 
-METRICS = ("precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena", "words", "length_ratio")
+METRICS = (
+    *("precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena", "words", "length_ratio"),
+    *("repetition", "hedging", "self_praise"),
+)
 EXAMPLES = 3
 SOURCES = 12
 """Sources listed one by one; the manifest has them all."""

@@ -72,6 +72,13 @@ def test_the_card_states_recorded_facts(root: Path, params: Params) -> None:
     assert card == render_card(read_facts(root, params, "aa11", "bb22")), "no clock"
 
 
+def test_a_language_model_is_named_with_its_weights(root: Path) -> None:
+    params = check_params(read_params(ROOT / "recipes/embedded-llm-judge.yaml"))
+    card = render_card(read_facts(root, params, "aa11", "bb22"))
+    assert "judge `llm` revision `1` (oracle, weights truth-1)" in card and "judge `oracle` revision `1`," in card
+    assert "This judge also gave the rewards" not in card
+
+
 def test_hostile_text_is_shown_not_executed(root: Path, params: Params) -> None:
     card = render_card(read_facts(root, params, "a", "b"))
     assert "<" not in card.replace("&lt;", "")

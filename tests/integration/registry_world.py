@@ -19,7 +19,10 @@ TINY = TinyModel(
     hidden_size=16, intermediate_size=32, layers=1, heads=2, image_size=32, patch_size=16,
     tokenizer=Tokenizer(name="scenes", vocab_size=64),
 )  # fmt: skip
-METRICS = ("precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena", "words", "length_ratio")
+METRICS = (
+    *("precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena", "words", "length_ratio"),
+    *("repetition", "hedging", "self_praise"),
+)
 
 
 def embedded() -> Params:
