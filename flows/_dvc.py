@@ -25,6 +25,7 @@ from flows._git import refs
 
 RUNNING = "Running stage '{}':"
 """What ``dvc repro`` prints when it starts a stage's command."""
+PUSH = "Use `dvc push` to send your updates to remote storage."
 RESTORED = "Stage '{}' is cached - skipping run, checking out outputs"
 """What it prints when the run-cache holds the result."""
 PARAMS = "params.yaml"
@@ -230,10 +231,16 @@ def _explain_override(path: Path, overrides: Sequence[str], reason: str) -> str:
 
 
 def verdict(lines: Sequence[str]) -> str:
-    """What a failed ``dvc repro`` comes down to: the command's exit status and its last own line."""
+    """What a failed ``dvc repro`` comes down to: exit status and the command's reason, or else its last own line."""
     status = next((found[1] for line in lines if (found := re.search(r"^ERROR: .*, exited with (-?\d+)$", line))), None)
     own = next((line for line in reversed(lines) if line and not line.startswith("ERROR: failed to reproduce")), "")
+    own = next((line for line in reversed(lines) if line.startswith("error: ")), own)
     return f"exit status {status}: {own}" if status else (lines[-1] if lines else "no output")
+
+
+def stage_names(root: Path) -> list[str]:
+    """The stages of ``dvc.yaml`` in its order."""
+    return list(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
 
 
 def cache_dir(root: Path) -> Path:

@@ -31,7 +31,10 @@ class RunFailed(RuntimeError):
 
 def execute(request: RunRequest, checkout: Path) -> RunResult:
     """Check the request, run it and show it. Raises what :func:`flows.request.check` raises, and :class:`RunFailed`."""
-    check(checkout, request)
+    from balcap.judge.asking import silent_models  # a client is imported by those only that need one
+
+    for warning in silent_models(check(checkout, request)):
+        print(f"warning: {warning}", flush=True)
     display = for_terminal()
     shown: AbstractContextManager[Any] = display if isinstance(display, Board) else nullcontext()
     with _terminable(), shown, watched_by(display), prefect_server(checkout):

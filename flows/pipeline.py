@@ -221,6 +221,8 @@ def _reproduce(run: _Run, stage: Planned, reason: str, tail: deque[str]) -> Stat
 
     def on_line(line: str) -> None:
         nonlocal ran
+        if line == _dvc.PUSH:  # where to is nobody's concern here
+            return
         ran = ran or _dvc.RUNNING.format(stage.name) in line
         tail.append(line)
         logger.info(line)

@@ -26,6 +26,7 @@ from balcap.judge.base import JudgeMismatch
 from balcap.judge.cache import AnswerCache, key
 from balcap.judge.client import Call, CallFailed, Client
 from balcap.judge.prompts import Prompt
+from balcap.params import Params
 from balcap.params.runtime import Runtime
 from balcap.records import CANNOT_BE_ANSWERED, Question, Sample
 
@@ -119,10 +120,7 @@ class Asking:
 
     async def unreachable(self) -> str:
         """Which addresses do not answer, if none does; else nothing."""
-        health = await self.client.healthy()
-        if any(health.values()):
-            return ""
-        return f"no endpoint of {self.model} answers ({', '.join(health)}); start it, or mend runtime.serving"
+        return await unreachable(self.client)
 
     def account(self) -> dict[str, float]:
         """Calls, attempts, failures and tokens so far, and what the cache spared; as metrics."""
@@ -196,6 +194,31 @@ def open_client(model: str, runtime: Runtime) -> Client:
         return Client(model, runtime.serving[model])
     except ValueError as error:
         raise JudgeMismatch(str(error)) from None
+
+
+def silent_models(params: Params) -> list[str]:
+    """For each model that ``params`` would ask and of which no endpoint answers now, what to do about it."""
+    judges = {"train": params.train.judge, "evaluate": params.evaluate.judge}
+    asked = {section: judge.model for section, judge in judges.items() if judge.name == "llm"}
+    if reader := params.collect_questions.reader:
+        asked["collect_questions"] = reader.model
+    found = {section: asyncio.run(_silence(open_client(model, params.runtime))) for section, model in asked.items()}
+    return [f"{section}: {why}, before that stage is reached" for section, why in found.items() if why]
+
+
+async def _silence(client: Client) -> str:
+    try:
+        return await unreachable(client)
+    finally:
+        await client.close()
+
+
+async def unreachable(client: Client) -> str:
+    """Which addresses do not answer, if none does; else nothing."""
+    health = await client.healthy()
+    if any(health.values()):
+        return ""
+    return f"no endpoint of {client.model} answers ({', '.join(health)}); start it, or mend runtime.serving"
 
 
 def _call(ask: Ask, shown: Shown) -> Call:

@@ -122,4 +122,5 @@ def _check_judge_serves(params: Train, judge: Judge) -> None:
             )
     with Background() as loop:
         if why := loop.run(judge.ready(), READY_SECONDS):
+            loop.run(judge.close(), READY_SECONDS)
             raise TrainingError(f"train.judge: {why}")

@@ -16,12 +16,14 @@ from evaluation_world import picture
 from oracle_world import PARAMS, PROMPTS, ask, by_rule, served, serving
 from PIL import Image
 
+from balcap.judge.asking import silent_models
 from balcap.judge.base import JudgeMismatch
 from balcap.judge.cache import AnswerCache
 from balcap.judge.client import Client
 from balcap.judge.guard import Background, Guard
 from balcap.judge.llm import LlmJudge, make_llm_judge
 from balcap.judge.prompts import load_prompt
+from balcap.params import load_params
 from balcap.params.runtime import Runtime
 from balcap.records import MARKS, PARTS, Caption, Judgement, Picture
 from balcap.scenes import Scene, noisy_caption
@@ -234,3 +236,14 @@ def test_it_says_whether_anybody_answers(tmp_path: Path) -> None:
         assert asyncio.run(asked()) == ""
         server.die()
         assert asyncio.run(asked()).startswith(f"no endpoint of oracle answers ({server.url}); start it")
+
+
+def test_models_that_do_not_answer_are_named_before_a_run() -> None:
+    raw = load_params(Path(__file__).parents[2] / "recipes/embedded-llm-judge.yaml")
+    with BadServer() as server:
+        runtime = raw.runtime.model_copy(update={"serving": {MODEL: serving(server.url)}})
+        params = raw.model_copy(update={"runtime": runtime})
+        assert silent_models(params) == []
+        server.die()
+        (said,) = silent_models(params)
+    assert said.startswith("train: no endpoint of oracle answers (http://127.0.0.1") and "before that stage" in said

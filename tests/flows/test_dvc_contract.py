@@ -36,6 +36,8 @@ def test_the_words_that_tell_a_failure(done: Path) -> None:
     said = (failed.stdout + failed.stderr).splitlines()
     assert failed.returncode != 0
     assert _dvc.verdict(said) == "exit status 1: error: data/images holds nothing to learn from"
+    noise = [said[0], "error: no endpoint answers", "client_session: <object>", *said[-1:]]
+    assert _dvc.verdict(noise) == "exit status 1: error: no endpoint answers", "not what is printed behind"
     assert _dvc.verdict(["ERROR: unexpected"]) == "ERROR: unexpected"
     assert _dvc.verdict([]) == "no output"
 
