@@ -77,13 +77,18 @@ def show(name: Name) -> None:
 
 
 @recipes.command()
-def apply(name: Name) -> None:
+def apply(
+    name: Name,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also over changes of params.yaml that are kept nowhere.")
+    ] = False,
+) -> None:
     """Make a recipe params.yaml, after checking it."""
     from balcap.params import ParamsError
     from balcap.recipes import apply_recipe
 
     try:
-        apply_recipe(Path(), name)
+        apply_recipe(Path(), name, force)
     except ParamsError as error:
         fail(str(error))
     print(f"params.yaml is now recipe {name}; `balcap run` runs it")

@@ -5,6 +5,7 @@ apply_recipe(Path(), "embedded")        # params.yaml is now a copy of recipes/e
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 from balcap.files import atomic_path
@@ -36,10 +37,26 @@ def recipe_summary(root: Path, name: str) -> str:
     return " ".join(comment).partition(". ")[0].rstrip(".")
 
 
-def apply_recipe(root: Path, name: str) -> Params:
-    """Make a recipe ``params.yaml``, whole or not at all; raises :class:`ParamsError` if it is faulty."""
-    path = recipe_path(root, name)
+def apply_recipe(root: Path, name: str, force: bool = False) -> Params:
+    """Make a recipe ``params.yaml``, whole or not at all.
+
+    Raises :class:`ParamsError` if it is faulty, and without ``force`` if ``params.yaml`` holds what is kept nowhere.
+    """
+    path, target = recipe_path(root, name), root / "params.yaml"
     params = load_params(path)
-    with atomic_path(root / "params.yaml") as tmp:
+    if not force and target.exists() and not _is_kept(root, target.read_bytes()):
+        raise ParamsError(
+            "params.yaml holds changes that neither a recipe nor the last commit has; keep them (git commit, or a copy "
+            "under recipes/), or replace them with --force"
+        )
+    with atomic_path(target) as tmp:
         tmp.write_bytes(path.read_bytes())
     return params
+
+
+def _is_kept(root: Path, content: bytes) -> bool:
+    """Whether a recipe or the last commit holds these bytes."""
+    if any((root / FOLDER / f"{name}.yaml").read_bytes() == content for name in recipe_names(root)):
+        return True
+    done = subprocess.run(["git", "show", "HEAD:./params.yaml"], cwd=root, capture_output=True, timeout=60)
+    return done.returncode == 0 and done.stdout == content

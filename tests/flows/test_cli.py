@@ -66,6 +66,12 @@ def test_recipes(repo: Path) -> None:
     assert (status, said) == (1, "error: no recipe 'none'; there are: other\n")
     assert balcap(repo, "recipe", "apply", "other")[0] == 0
     assert (repo / "params.yaml").read_bytes() == (repo / "recipes/other.yaml").read_bytes()
+    kept = (repo / "params.yaml").read_text()
+    (repo / "params.yaml").write_text(kept + "# mine\n")
+    status, said = balcap(repo, "recipe", "apply", "other")
+    assert status == 1 and "kept nowhere" not in said and "neither a recipe nor the last commit" in said
+    assert (repo / "params.yaml").read_text() == kept + "# mine\n"
+    assert balcap(repo, "recipe", "apply", "other", "--force")[0] == 0 and (repo / "params.yaml").read_text() == kept
     (repo / "recipes/bad.yaml").write_text("recipe: bad\n")
     before = (repo / "params.yaml").read_bytes()
     status, said = balcap(repo, "recipe", "apply", "bad")
