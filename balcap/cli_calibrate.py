@@ -60,8 +60,12 @@ def calibrate(
     from balcap.calibration.asking import afresh
     from balcap.calibration.measure import measure
     from balcap.calibration.noise import Flipped
-    from balcap.calibration.report import reward_table, std_floor, verdict, verdict_table, write_calibration
+    from balcap.calibration.report import praise, reward_table, std_floor, verdict, verdict_table, write_calibration
 
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _fail(f"--out {out}: {error.strerror}")
     cases = _cases(photos, pictures, seed)
     with _chosen(judge, only, text_only, deadline) as (chosen, folder):
         first, again = (Flipped(one, flip, seed) if flip else one for one in (chosen, afresh(chosen, folder / "again")))
@@ -69,7 +73,7 @@ def calibrate(
     write_calibration(out, measured)
     console = Console(width=120)
     console.print(verdict_table(measured), "", reward_table(measured), "")
-    for sentence in verdict(measured):
+    for sentence in verdict(measured) or [praise(measured)]:
         console.print(sentence, style="yellow")
     floors = ", ".join(f"{name}: {noise}" for name, noise in std_floor(measured).items())
     print(f"train.advantage.std_floor: {{{floors}}}\n{out / 'calibration.json'}\n{out / 'reliability.png'}")
@@ -105,6 +109,7 @@ def check(
     if bad := probe_verdict(base, moved):
         console.print(bad, style="yellow")
         raise typer.Exit(1)
+    console.print(f"No fault found on {len(cases)} pictures.")
 
 
 def try_(

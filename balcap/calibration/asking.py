@@ -137,5 +137,6 @@ def _served(url: str) -> str:
         return str(listed["data"][0]["id"])
     except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise NoEndpoint(
-            f"{url}: no list of models there ({error}); `balcap serve judge --model DIR` serves one and prints its URL"
+            f"{url}: no list of models there ({error}); an address ends in /v1, and `balcap serve judge --model DIR` "
+            "or `balcap serve oracle` prints its own"
         ) from None

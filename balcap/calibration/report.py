@@ -63,6 +63,13 @@ def verdict(measured: Measured) -> list[str]:
     return said
 
 
+def praise(measured: Measured) -> str:
+    """What is said of a judge in which :func:`verdict` finds nothing."""
+    counts = [f"{measured.scores[part]['error'].n} on {part}" for part in VERDICTS if measured.scores[part]["error"].n]
+    captions = max(measured.scores[name]["bias"].n for name in REWARDS)
+    return f"No fault found in {', '.join(counts)} and {captions} captions. How sure that is, the intervals tell."
+
+
 def _unknown(measured: Measured, part: str) -> float:
     """Share of a verdict or reward that the judge left unknown."""
     known = measured.scores[part]["error" if part in VERDICTS else "bias"].n
