@@ -24,7 +24,10 @@ def git(root: Path, *args: str, **env: str) -> str:
 
 def checkout_of(start: Path) -> Path:
     """Top folder of the checkout in which ``start`` lies; raises :class:`GitFault` outside of one."""
-    return Path(git(start, "rev-parse", "--show-toplevel"))
+    try:
+        return Path(git(start, "rev-parse", "--show-toplevel"))
+    except GitFault:
+        raise GitFault(f"{start} lies in no git checkout; change to the folder of your balcap clone") from None
 
 
 def snapshot(checkout: Path) -> str:

@@ -40,7 +40,8 @@ def run(
 ) -> None:
     """Run the pipeline in a worktree of its own; it ends as a DVC experiment.
 
-    The run takes HEAD plus your uncommitted changes of tracked files. Only stages with something to do are run.
+    The run takes HEAD, your uncommitted changes, and new files in folders that stages depend on (balcap/, data/, …).
+    Only stages with something to do are run.
 
     [dim]$[/dim] balcap run
     [dim]$[/dim] balcap run --recipe photos --name photos-1
