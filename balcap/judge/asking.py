@@ -202,15 +202,21 @@ def silent_models(params: Params) -> list[str]:
     asked = {section: judge.model for section, judge in judges.items() if judge.name == "llm"}
     if reader := params.collect_questions.reader:
         asked["collect_questions"] = reader.model
-    found = {section: asyncio.run(_silence(open_client(model, params.runtime))) for section, model in asked.items()}
+    found = {section: _silence(model, params.runtime) for section, model in asked.items()}
     return [f"{section}: {why}, before that stage is reached" for section, why in found.items() if why]
 
 
-async def _silence(client: Client) -> str:
+def _silence(model: str, runtime: Runtime) -> str:
+    async def ask(client: Client) -> str:
+        try:
+            return await unreachable(client)
+        finally:
+            await client.close()
+
     try:
-        return await unreachable(client)
-    finally:
-        await client.close()
+        return asyncio.run(ask(open_client(model, runtime)))
+    except JudgeMismatch as error:  # its key is not in the environment
+        return f"{error}; set it"
 
 
 async def unreachable(client: Client) -> str:

@@ -247,3 +247,6 @@ def test_models_that_do_not_answer_are_named_before_a_run() -> None:
         server.die()
         (said,) = silent_models(params)
     assert said.startswith("train: no endpoint of oracle answers (http://127.0.0.1") and "before that stage" in said
+    keyed = serving("http://127.0.0.1:9/v1").model_copy(update={"api_key_env": "NO_SUCH_KEY"})
+    keyless = raw.model_copy(update={"runtime": raw.runtime.model_copy(update={"serving": {MODEL: keyed}})})
+    assert "NO_SUCH_KEY" in silent_models(keyless)[0] and "set it" in silent_models(keyless)[0]
