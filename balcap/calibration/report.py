@@ -31,7 +31,7 @@ def write_calibration(folder: Path, measured: Measured) -> None:
     write_json(folder / "calibration.json", facts | {"scores": scores, "std_floor": std_floor(measured)})
     with atomic_path(folder / "reliability.png") as tmp, rc_context():
         rcdefaults()
-        figure = _reliability(measured.points)
+        figure = _reliability(measured)
         FigureCanvasAgg(figure)
         figure.savefig(tmp, format="png", dpi=130, metadata={"Software": None})
 
@@ -154,22 +154,32 @@ def _counted(score: Score, n: int) -> str:
     return cell(score) if score.n in (0, n) else f"{cell(score)} n {score.n}"
 
 
-def _reliability(points: Mapping[str, list[tuple[float, float]]]) -> Figure:
+def _reliability(measured: Measured) -> Figure:
     """One panel per reward: every caption, the mean of the judge per tenth of the truth, and the diagonal."""
-    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(REWARDS)), REWARDS, strict=True):
-        _panel(axes, name, points.get(name, []))
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    figure.suptitle(f"Rewards by {measured.judge}, against the truth")
+    panels = dict(zip(REWARDS, figure.subplots(1, len(REWARDS)), strict=True))
+    for name, axes in panels.items():
+        _panel(axes, name, measured.points.get(name, []))
+    first = next((axes for name, axes in panels.items() if measured.points.get(name)), None)
+    if first is not None:
+        first.legend(loc="lower right", fontsize="small")
     return figure
 
 
 def _panel(axes: Axes, name: str, points: list[tuple[float, float]]) -> None:
+    if not points:
+        axes.text(0.5, 0.5, "not measured", ha="center", color="#666666")
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, zorder=1)
-    axes.scatter([t for t, _ in points], [s for _, s in points], s=12, color="#0072B2", alpha=0.35, zorder=2)
+    x, y = [t for t, _ in points], [s for _, s in points]
+    axes.scatter(x, y, s=12, color="#0072B2", alpha=0.35, zorder=2, label="a caption")
     bins: dict[int, list[tuple[float, float]]] = {}
     for point in points:
         bins.setdefault(min(int(point[0] * 10), 9), []).append(point)
     means = [tuple(sum(v) / len(v) for v in zip(*found, strict=True)) for _, found in sorted(bins.items())]
-    axes.plot([m[0] for m in means], [m[1] for m in means], color="#D55E00", marker="o", zorder=3)
+    axes.plot(
+        [m[0] for m in means], [m[1] for m in means], color="#D55E00", marker="o", zorder=3, label="mean of a tenth"
+    )
     axes.set(title=f"{name} (n = {len(points)})", xlabel="truth", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     if name == REWARDS[0]:
         axes.set_ylabel("judge")
