@@ -69,6 +69,9 @@ class Rejected(Exception):
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
+    def __str__(self) -> str:
+        return ": ".join(part for part in (REASONS[self.reason], self.detail) if part)
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:

@@ -7,7 +7,7 @@ import binascii
 
 from PIL import Image
 
-from balcap.images import ANY, REASONS, Rejected, check_bytes, decode, resize
+from balcap.images import ANY, Rejected, check_bytes, decode, resize
 
 
 class PictureError(ValueError):
@@ -22,4 +22,4 @@ def from_base64(text: str, longest_side: int) -> Image.Image:
     except binascii.Error as error:
         raise PictureError(f"not base64: {error}") from None
     except Rejected as error:
-        raise PictureError(": ".join(part for part in (REASONS[error.reason], error.detail) if part)) from None
+        raise PictureError(str(error)) from None
