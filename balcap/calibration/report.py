@@ -163,13 +163,13 @@ def _reliability(measured: Measured) -> Figure:
         _panel(axes, name, measured.points.get(name, []))
     first = next((axes for name, axes in panels.items() if measured.points.get(name)), None)
     if first is not None:
-        first.legend(loc="lower right", fontsize="small")
+        first.legend(loc="upper left", fontsize="small")
     return figure
 
 
 def _panel(axes: Axes, name: str, points: list[tuple[float, float]]) -> None:
     if not points:
-        axes.text(0.5, 0.5, "not measured", ha="center", color="#666666")
+        axes.text(0.5, 0.8, "not measured", ha="center", color="#666666")
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, zorder=1)
     x, y = [t for t, _ in points], [s for _, s in points]
     axes.scatter(x, y, s=12, color="#0072B2", alpha=0.35, zorder=2, label="a caption")
