@@ -24,6 +24,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set-param", "-S", metavar="KEY=VALUE", help="Change a parameter, as DVC does.")
 ]
 RunName = Annotated[str | None, typer.Option("--name", "-n", help="Name in Prefect, DVC and MLflow; else made up.")]
+GO_ON = "finished stages and checkpoints are kept: the same command goes on from them"
 Apply = Annotated[bool, typer.Option("--apply", help="Write the results back into the working tree.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Run stages that have nothing to do, too; reuse the name.")]
 Targets = Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="Stages to run, with what they need.")]
@@ -107,7 +108,7 @@ def _execute(
         try:
             return execute(request, _checkout())
         except RunFailed as error:
-            fail(str(error), CANCELLED if error.cancelled else 1)
+            fail(f"{error}; {GO_ON}" if error.cancelled else str(error), CANCELLED if error.cancelled else 1)
 
 
 def _checkout() -> Path:
