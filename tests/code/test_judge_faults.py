@@ -147,7 +147,15 @@ def test_text_around_the_json_is_no_fault(server: BadServer, tmp_path: Path) -> 
 
 
 def test_what_passes_on_a_second_attempt_is_no_failure(server: BadServer, tmp_path: Path) -> None:
-    server.then("429", "500", "reset", "half json")
+    faults, seen = iter(["429", "500", "reset", "half json"]), set[str]()
+
+    def first_time(asked: Asked) -> str | None:
+        if asked.text in seen:
+            return None
+        seen.add(asked.text)
+        return next(faults, None)
+
+    server.rule = first_time
     judged, judge = judge_once(server, tmp_path)
     assert np.array_equal(rewards(judged), rewards(world.by_rule([(KNOWN, GROUP)], 1)[0])) and not judge.failures
     account = judge.account()
