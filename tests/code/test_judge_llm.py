@@ -196,7 +196,7 @@ def test_a_slow_call_leaves_its_own_part_unknown_and_the_rest_counts(tmp_path: P
         server.rule = lambda asked: "stall" if asked.kind == "recall" and texts[1].text in asked.text else None
         client = Client(MODEL, serving(server.url))
         cache = AnswerCache(tmp_path / "answers.sqlite")
-        judge = LlmJudge(PARAMS, PROMPTS, client, cache, ("assertions", "covered", "clarity"), deadline=4.0)
+        judge = LlmJudge(PARAMS, PROMPTS, client, cache, ("assertions", "covered", "clarity"), deadline=8.0)
 
         async def whole() -> list[Judgement]:
             try:
