@@ -5,13 +5,13 @@ Nothing heavy is imported before a command needs it, so that help answers at onc
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from balcap.cli_caption import caption
+from balcap.cli_fail import fail
 from balcap.cli_judge import judge
 from balcap.cli_serve import app as serve
 
@@ -46,12 +46,6 @@ app.command()(caption)
 app.add_typer(serve, name="serve")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Recipe, as `balcap recipe list` names it.")]
-
-
-def fail(message: str, code: int = 1) -> NoReturn:
-    """End with a message on stderr and an exit status."""
-    print(f"error: {message}", file=sys.stderr)
-    raise typer.Exit(code)
 
 
 @recipes.command("list")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from balcap.cli_fail import fail
 
 if TYPE_CHECKING:
     from balcap.calibration.labelled import Case
@@ -65,7 +66,7 @@ def calibrate(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _fail(f"--out {out}: {error.strerror}")
+        fail(f"--out {out}: {error.strerror}")
     cases = _cases(photos, pictures, seed)
     with _chosen(judge, only, text_only, deadline) as (chosen, folder):
         first, again = (Flipped(one, flip, seed) if flip else one for one in (chosen, afresh(chosen, folder / "again")))
@@ -134,7 +135,7 @@ def try_(
         with _chosen(judge, ",".join(REWARDS), text_only, DEADLINE_SECONDS) as (chosen, _):
             scored = score(picture, caption, reference, judge=chosen)
     except Rejected as error:
-        _fail(f"{picture}: {error}")
+        fail(f"{picture}: {error}")
     Console(width=110).print(shown(caption, scored))
 
 
@@ -153,7 +154,7 @@ def _cases(photos: Path | None, count: int, seed: int) -> list[Case]:
     try:
         return photos_set(photos, count) if photos else scenes_set(count, seed)
     except SetError as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @contextmanager
@@ -169,7 +170,7 @@ def _chosen(name: str, rewards: str, text_only: bool, deadline: float) -> Iterat
             else:
                 judge = only(_judge(name, parts, deadline), parts)
         except NoEndpoint as error:
-            _fail(str(error))
+            fail(str(error))
         yield judge, Path(folder)
 
 
@@ -180,7 +181,7 @@ def _parts(rewards: str) -> frozenset[str]:
 
     named = [name.strip() for name in rewards.split(",")]
     if unknown := set(named) - set(REWARDS):
-        _fail(f"--only {', '.join(sorted(unknown))}: some of {','.join(REWARDS)}")
+        fail(f"--only {', '.join(sorted(unknown))}: some of {','.join(REWARDS)}")
     return frozenset().union(*(RULES[name].needs for name in named))
 
 
@@ -192,14 +193,9 @@ def _judge(name: str, parts: Collection[str], deadline: float) -> Judge:
     if name in JUDGES:
         return JUDGES[name]()
     if name not in ("train", "evaluate"):
-        _fail(f"--judge {name}: one of {', '.join(JUDGES)}, train, evaluate, or http://…/v1")
+        fail(f"--judge {name}: one of {', '.join(JUDGES)}, train, evaluate, or http://…/v1")
     try:
         params = load_params()
         return make_judge(getattr(params, name).judge, params.runtime, deadline, parts)
     except (ParamsError, JudgeMismatch) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    raise typer.Exit(1)
+        fail(str(error))

@@ -7,11 +7,12 @@ balcap caption --json --model 3 cat.jpg
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from balcap.cli_fail import fail
 
 
 def caption(
@@ -35,8 +36,7 @@ def caption(
         captioner = load_captioner(name or params.register_.name, params.runtime.tracking_uri, model)
         captions = captioner.caption(pictures)
     except (CaptionError, ParamsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        fail(str(error))
     for path, text in zip(pictures, captions, strict=True):
         if as_json:
             row = {"image": str(path), "caption": text, "model": captioner.name, "version": captioner.version}

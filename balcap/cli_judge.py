@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from balcap.cli_calibrate import calibrate, check, prompts, try_
+from balcap.cli_fail import fail
 
 if TYPE_CHECKING:
     from balcap.judge.cache import AnswerCache
@@ -133,7 +133,7 @@ def in_bytes(text: str) -> int:
     units = {unit.lower(): factor for unit, factor in UNITS.items()}
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|kb|mb|gb)", text.strip().lower())
     if not found:
-        _fail(f"--to {text}: not a size; write 500MB, 2GB, 1000000 or 0", 2)
+        fail(f"--to {text}: not a size; write 500MB, 2GB, 1000000 or 0", 2)
     return int(float(found[1]) * units[found[2]])
 
 
@@ -148,25 +148,20 @@ def _opened(file: Path | None) -> Iterator[AnswerCache]:
         _check(path)
         answers = AnswerCache(path)
         if answers.memory:
-            _fail(f"{path}: cannot be opened for writing")  # the warning says why
+            fail(f"{path}: cannot be opened for writing")  # the warning says why
         try:
             yield answers
         finally:
             answers.close()
     except (OSError, ValueError, sqlite3.Error) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 def _check(path: Path) -> None:
     if not path.is_file():
-        _fail(
+        fail(
             f"{path}: no answers are stored there; runs whose judge is a language model store them (--file: elsewhere)"
         )
     with path.open("rb") as opened:
         if opened.read(len(HEADER)) not in (b"", HEADER):
-            _fail(f"{path}: no cache of answers")
-
-
-def _fail(message: str, code: int = 1) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    raise typer.Exit(code)
+            fail(f"{path}: no cache of answers")

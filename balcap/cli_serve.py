@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+from balcap.cli_fail import fail as _fail  # an option of the oracle is called fail
 
 if TYPE_CHECKING:
     from balcap.serve.vllm import Setup
@@ -111,8 +112,3 @@ def _say(line: str) -> None:
 
 def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    raise typer.Exit(1)

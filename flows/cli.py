@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from balcap.cli import app, fail
+from balcap.cli import app
+from balcap.cli_fail import fail
 
 if TYPE_CHECKING:
     from flows.pipeline import RunResult

@@ -24,6 +24,7 @@ RANKS = [
         "workspace",
         "recipes",
         "mlflow_store",
+        "cli_fail",
     },
     {"scenes"},
     {"images", "sources", "collect", "expectations", "judge", "rewards", "advantages", "policy"},
