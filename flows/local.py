@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from balcap.params import Params
 from flows._server import prefect_server
 from flows.display import Board, for_terminal
 from flows.events import watched_by
@@ -31,10 +32,7 @@ class RunFailed(RuntimeError):
 
 def execute(request: RunRequest, checkout: Path) -> RunResult:
     """Check the request, run it and show it. Raises what :func:`flows.request.check` raises, and :class:`RunFailed`."""
-    from balcap.judge.asking import silent_models  # a client is imported by those only that need one
-
-    for warning in silent_models(check(checkout, request)):
-        print(f"warning: {warning}", flush=True)
+    _warn_of_silence(check(checkout, request))
     display = for_terminal()
     shown: AbstractContextManager[Any] = display if isinstance(display, Board) else nullcontext()
     with _terminable(), shown, watched_by(display), prefect_server(checkout):
@@ -45,6 +43,15 @@ def execute(request: RunRequest, checkout: Path) -> RunResult:
             raise RunFailed(state.message or "", cancelled=state.is_cancelled())
         result: RunResult = state.result()
     return result
+
+
+def _warn_of_silence(params: Params) -> None:
+    """Name the models that do not answer; without any, nothing of a client is imported."""
+    if params.asked_models:
+        from balcap.judge.asking import silent_models
+
+        for warning in silent_models(params):
+            print(f"warning: {warning}", flush=True)
 
 
 @contextmanager

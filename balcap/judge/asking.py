@@ -118,10 +118,6 @@ class Asking:
         answers = await self.cache.answers(list(by_key), lambda k: self._ask(by_key[k], shown), self.deadline, notes)
         return {name: self._part(by_key[name], answer) for name, answer in answers.items()}
 
-    async def unreachable(self) -> str:
-        """Which addresses do not answer, if none does; else nothing."""
-        return await unreachable(self.client)
-
     def account(self) -> dict[str, float]:
         """Calls, attempts, failures and tokens so far, and what the cache spared; as metrics."""
         counts = self.client.account() | {"cache": {name: getattr(self.cache, name) for name in ("hits", "misses")}}
@@ -198,12 +194,10 @@ def open_client(model: str, runtime: Runtime) -> Client:
 
 def silent_models(params: Params) -> list[str]:
     """For each model that ``params`` would ask and of which no endpoint answers now, what to do about it."""
-    judges = {"train": params.train.judge, "evaluate": params.evaluate.judge}
-    asked = {section: judge.model for section, judge in judges.items() if judge.name == "llm"}
-    if reader := params.collect_questions.reader:
-        asked["collect_questions"] = reader.model
-    found = {section: _silence(model, params.runtime) for section, model in asked.items()}
-    return [f"{section}: {why}, before that stage is reached" for section, why in found.items() if why]
+    asked = params.asked_models
+    found = {model: _silence(model, params.runtime) for model in set(asked.values())}
+    said = [(key.partition(".")[0], found[model]) for key, model in asked.items()]
+    return [f"{stage}: {why}, before that stage is reached" for stage, why in said if why]
 
 
 def _silence(model: str, runtime: Runtime) -> str:

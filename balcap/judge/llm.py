@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from balcap.judge.asking import LONGEST, Ask, Asking, Shown, lettered, open_cache, open_client, turned
+from balcap.judge.asking import LONGEST, Ask, Asking, Shown, lettered, open_cache, open_client, turned, unreachable
 from balcap.judge.base import Counting
 from balcap.judge.cache import AnswerCache
 from balcap.judge.client import Client
@@ -77,7 +77,7 @@ class LlmJudge(Counting):
 
     async def ready(self) -> str:
         """Why it cannot judge: no endpoint answers."""
-        return await self.asking.unreachable()
+        return await unreachable(self.asking.client)
 
     def account(self) -> dict[str, float]:
         """Calls, attempts, failures and tokens so far, and what the cache spared; as metrics."""

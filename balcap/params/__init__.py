@@ -49,6 +49,15 @@ class Params(Strict):
     register_: Register = Field(alias="register")
     runtime: Runtime
 
+    @property
+    def asked_models(self) -> dict[str, str]:
+        """The language models that a run asks, by the parameter that names them."""
+        judges = {"train.judge": self.train.judge, "evaluate.judge": self.evaluate.judge}
+        found = {key: judge.model for key, judge in judges.items() if judge.name == "llm"}
+        if reader := self.collect_questions.reader:
+            found["collect_questions.reader"] = reader.model
+        return found
+
     @model_validator(mode="after")
     def _judges_differ(self) -> Params:
         same = _identity(self.train.judge) == _identity(self.evaluate.judge)
@@ -61,12 +70,8 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _models_are_served(self) -> Params:
-        judges = {"train.judge": self.train.judge, "evaluate.judge": self.evaluate.judge}
-        asked = {key: judge.model for key, judge in judges.items() if judge.name == "llm"}
-        if reader := self.collect_questions.reader:
-            asked["collect_questions.reader"] = reader.model
         known = ", ".join(self.runtime.serving) or "nothing"
-        for key, model in asked.items():
+        for key, model in self.asked_models.items():
             if model not in self.runtime.serving:
                 raise ValueError(f"{key}.model = {model}: runtime.serving does not say where it is; it has {known}")
         return self
