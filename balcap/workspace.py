@@ -53,20 +53,18 @@ def mlruns() -> Path:
 
 def resolve(text: str, params: dict[str, Any]) -> str:
     """Fill DVC's ``${section.key}`` placeholders from parameters; raises ``KeyError`` naming a missing key."""
+    return re.sub(r"\$\{([\w.]+)\}", lambda match: str(value_of(params, match[1])), text)
 
-    def value(match: re.Match[str]) -> str:
-        node: Any = params
-        for part in match[1].split("."):
-            node = node[part]
-        return str(node)
 
-    return re.sub(r"\$\{([\w.]+)\}", value, text)
+def stages(root: Path = Path()) -> dict[str, dict[str, Any]]:
+    """What ``dvc.yaml`` says of each stage, in its order."""
+    found: dict[str, dict[str, Any]] = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return found
 
 
 def stage_inputs(stage: str, params: dict[str, Any], root: Path = Path()) -> dict[str, str]:
     """Content hash of each dependency that ``dvc.yaml`` lists for ``stage``: its code and its data."""
-    spec = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
-    deps = sorted({resolve(dep, params) for dep in spec.get("deps", [])})
+    deps = sorted({resolve(dep, params) for dep in stages(root)[stage].get("deps", [])})
     return {dep: content_md5(root / dep) for dep in deps}
 
 
@@ -91,7 +89,6 @@ def work_key(stage: str, params: dict[str, Any], root: Path = Path()) -> str:
     What a run puts up with (:data:`TOLERANCES`) is no part of it: a training that its judge stopped goes on from its
     checkpoint when more is allowed.
     """
-    spec = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
-    used = {name: _without(value_of(params, name), name) for name in spec.get("params", [])}
+    used = {name: _without(value_of(params, name), name) for name in stages(root)[stage].get("params", [])}
     facts = json.dumps({"params": used, "inputs": stage_inputs(stage, params, root)}, sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]

@@ -238,11 +238,6 @@ def verdict(lines: Sequence[str]) -> str:
     return f"exit status {status}: {own}" if status else (lines[-1] if lines else "no output")
 
 
-def stage_names(root: Path) -> list[str]:
-    """The stages of ``dvc.yaml`` in its order."""
-    return list(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
-
-
 def cache_dir(root: Path) -> Path:
     """Folder of the DVC cache that a checkout uses, absolute; it need not exist yet."""
     with _open(root) as repo:

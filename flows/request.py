@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from balcap import workspace
 from balcap.params import Params, check_params, read_params
 from balcap.recipes import recipe_path
 from flows import _dvc
@@ -60,7 +61,7 @@ def check(checkout: Path, request: RunRequest) -> Params:
             f"an experiment called {request.name} exists; choose another name, or remove it: "
             f"dvc exp remove {request.name}"
         )
-    if unknown := [target for target in request.targets if target not in (there := _dvc.stage_names(checkout))]:
+    if unknown := [target for target in request.targets if target not in (there := workspace.stages(checkout))]:
         raise _dvc.DvcFault(f"no stage {', '.join(unknown)}; there are: {', '.join(there)}")
     with tempfile.TemporaryDirectory() as folder:
         return write_params(checkout, request, Path(folder) / _dvc.PARAMS)
