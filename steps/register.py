@@ -13,7 +13,7 @@ from balcap.judge.base import JudgeMismatch
 from balcap.mlflow_store import connect, experiment_name, tracking_uri
 from balcap.registry.candidate import Candidate, read_candidate
 from balcap.registry.ensure import REGISTRATION
-from balcap.registry.prompts import mirror
+from balcap.registry.prompts import name_words
 from balcap.registry.version import ensure_version, move_alias
 from balcap.tracking.facts import identity_tags
 from steps._stage import Stage, StageError, main, stage
@@ -46,9 +46,7 @@ def publish(candidate: Candidate, s: Stage) -> str:
         version = ensure_version(
             client, uri, candidate, experiment_name(s.params.recipe), s.run.wait_run_id(RUN_SECONDS), identity_tags()
         )
-        words = mirror(client, s.params)
-        for name, value in words.items():
-            client.set_model_version_tag(candidate.name, version, name, value)
+        words = name_words(client, s.params, candidate.name, version)
         move_alias(client, candidate.name, s.params.register_.alias, version)
     except JudgeMismatch as error:
         raise StageError(str(error)) from None

@@ -13,7 +13,7 @@ picture and no more than the picture.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -101,7 +101,7 @@ def measure_all(reader: Reader, samples: Iterable[Sample], questions: Sequence[Q
     asked = (sample for sample in samples if sample.image_id in of)
     progress, measured = Progress("measure_questions", len(of), "pictures"), []
     with Background() as loop:
-        for batch in _batches(asked):
+        for batch in iter(lambda: list(islice(asked, AT_ONCE)), []):
             measured += loop.run(_measure(reader, batch, of, progress), LONGEST + GRACE)
         with suppress(TimeoutError):  # all is read and kept; what still closes is abandoned
             loop.run(reader.close(), GRACE)
@@ -118,12 +118,6 @@ async def _measure(
         return found
 
     return [question for found in await asyncio.gather(*map(one, batch)) for question in found]
-
-
-def _batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    rest = iter(samples)
-    while batch := list(islice(rest, AT_ONCE)):
-        yield batch
 
 
 def _check(reader: Reader, measured: Sequence[Question]) -> None:

@@ -8,9 +8,6 @@ from pydantic import Field, PositiveInt
 
 from balcap.params.base import Sha256, Share, Strict
 
-CallKind = Literal["precision", "recall", "linguistic", "answer"]
-"""What a language model is asked: assertions of a caption, units covered, three marks, a question answered."""
-
 
 class RuleJudge(Strict):
     """Judges by rule, pinned by name and revision."""
@@ -23,7 +20,7 @@ class RuleJudge(Strict):
 
 
 class Calls(Strict):
-    """One value for each kind of call."""
+    """One value for each kind of call: assertions of a caption, units covered, three marks, a question answered."""
 
     precision: PositiveInt
     recall: PositiveInt

@@ -11,7 +11,7 @@ from pathlib import Path
 from balcap.mlflow_store import connect, experiment_name, tracking_uri
 from balcap.params import Params
 from balcap.registry.candidate import read_candidate
-from balcap.registry.prompts import mirror
+from balcap.registry.prompts import name_words
 from balcap.registry.version import ensure_version, find_version
 
 REGISTRATION = "reports/register/registration.json"
@@ -31,5 +31,4 @@ def ensure_registered(root: Path, params: Params) -> None:
     client = connect(uri)
     if find_version(client, recorded["name"], recorded["weights_sha256"]) is None:
         version = ensure_version(client, uri, read_candidate(root, params), experiment_name(params.recipe))
-        for name, value in mirror(client, params).items():
-            client.set_model_version_tag(recorded["name"], version, name, value)
+        name_words(client, params, recorded["name"], version)

@@ -1,7 +1,6 @@
 """The words of a version's judges in MLflow's prompt registry, where people who read no code can look them up.
 
-    for name, value in mirror(client, params).items():
-        client.set_model_version_tag(model, version, name, value)
+    tags = name_words(client, params, "balcap-embedded", version)
 
 A mirror, never the source: the files in ``balcap/judge/prompts`` are what judges say, pinned by hash in the parameters.
 One registry version per content, named ``judge-NAME``, tagged with the file's sha256; the model version gets a tag per
@@ -32,6 +31,14 @@ class Used(NamedTuple):
     role: str
     name: str
     sha256: str
+
+
+def name_words(client: MlflowClient, params: Params, model: str, version: str) -> dict[str, str]:
+    """:func:`mirror` the prompts and name them by tags of a model version; returns the tags."""
+    tags = mirror(client, params)
+    for name, value in tags.items():
+        client.set_model_version_tag(model, version, name, value)
+    return tags
 
 
 def mirror(client: MlflowClient, params: Params) -> dict[str, str]:

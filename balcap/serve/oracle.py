@@ -19,12 +19,11 @@ from typing import Any
 
 from aiohttp import web
 
+from balcap.judge.answers import LONGEST_ASSERTION
 from balcap.records import Sample
 from balcap.scenes import Scene, answer, clean_sentences, covered, marks, parse, pointable, say, verified
 
 MODEL = "oracle"
-LONGEST = 200
-"""Characters of a statement, as the judges' schema bounds it."""
 OUT_OF_FORM = ("I am sorry, I cannot judge this caption.", '{"assertions":[{"t":"The', '{"verdict":"good"}')
 
 
@@ -61,7 +60,7 @@ class Oracle:
 
     def _assertions(self, scene: Scene, caption: str) -> list[dict[str, Any]]:
         return [
-            {"t": say(atom)[:LONGEST], "v": int(verified(atom, scene)), "p": int(pointable(atom))}
+            {"t": say(atom)[:LONGEST_ASSERTION], "v": int(verified(atom, scene)), "p": int(pointable(atom))}
             for atom in parse(caption).atoms()
         ]
 
