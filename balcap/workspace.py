@@ -20,7 +20,7 @@ import yaml
 
 from balcap.hashing import content_md5
 
-TOLERANCES = {"train.judge.max_failure_rate", "train.judge_deadline"}
+TOLERANCES = {"train.judge.max_failure_rate", "train.judge_deadline", "train.alarms"}
 """Parameters that decide whether a run goes on, and nothing of what it does."""
 
 

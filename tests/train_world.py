@@ -40,6 +40,7 @@ SETTINGS: dict[str, Any] = {
     "precision": "float32",
     "gradient_checkpointing": False,
     "sampler": "transformers",
+    "lora": None,
     "frozen": ["model.vision_tower"],
     "optimizer": {
         "learning_rate": 5e-3,
@@ -49,7 +50,7 @@ SETTINGS: dict[str, Any] = {
         "schedule": "constant_with_warmup",
         "max_grad_norm": 1.0,
     },
-    "loss": {"type": "dapo", "clip_low": 0.2, "clip_high": 0.28, "kl": 0.0},
+    "loss": {"type": "dapo", "clip_low": 0.2, "clip_high": 0.28, "kl": 0.0, "entropy": 0.0},
     "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 12},
     "reward_weights": {"precision": 1.0, "recall": 1.0, "linguistic": 1.0},
     "pointable": True,
@@ -60,6 +61,7 @@ SETTINGS: dict[str, Any] = {
     "samples_every": 2,
     "sample_images": 2,
     "save_every": 2,
+    "alarms": {"window": 2, "when": {}},
 }
 
 

@@ -16,17 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balcap.advantages.base import Array
+from balcap.advantages.dr_grpo import dr_grpo
 from balcap.advantages.gdpo import gdpo
 from balcap.advantages.grpo import grpo
-from balcap.params.train import Gdpo, Grpo
+from balcap.advantages.rvpo import rvpo
+from balcap.params.train import DrGrpo, Gdpo, Grpo, Rvpo
 
 __all__ = ["RULES", "Rule", "make_rule"]
 
 Rule = Callable[[Array, NDArray[np.bool_], int, Array, int | None], Array]
-RULES: dict[str, Callable[..., Array]] = {"gdpo": gdpo, "grpo": grpo}
+RULES: dict[str, Callable[..., Array]] = {"gdpo": gdpo, "grpo": grpo, "dr_grpo": dr_grpo, "rvpo": rvpo}
 
 
-def make_rule(params: Gdpo | Grpo, names: Sequence[str]) -> Rule:
+def make_rule(params: Gdpo | Grpo | DrGrpo | Rvpo, names: Sequence[str]) -> Rule:
     """The rule that ``train.advantage`` names, with its settings; ``names`` are the rewards in the columns' order."""
     settings = params.model_dump(exclude={"name"})
     if isinstance(settings.get("std_floor"), dict):

@@ -53,6 +53,14 @@ def ranked(column: Array, masked: NDArray[np.bool_], ddof: int, eps: float, floo
     return z - mean(z, axis=1)
 
 
+def with_batch_step(total: Array, dead: NDArray[np.bool_], on: bool, ddof: int, eps: float) -> Array:
+    """Advantages [N] of sums [N]: normalised over the batch if ``on``; ``dead`` captions take no part and have 0."""
+    total = np.where(dead, np.nan, total)
+    if on:
+        total = centred(total, mean(total), std(total, ddof), eps)
+    return np.where(dead, 0.0, total)
+
+
 def in_groups(rewards: Array, group_size: int) -> Array:
     """Rewards [N, K] as float64 [groups, group_size, K]; raises ``ValueError`` when groups do not fit."""
     rewards = np.asarray(rewards, dtype=np.float64)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from balcap.advantages.base import Array, centred, floored, in_groups, mean, ranked, std
+from balcap.advantages.base import Array, centred, floored, in_groups, mean, ranked, std, with_batch_step
 
 
 def gdpo(
@@ -41,16 +41,29 @@ def gdpo(
     ``masked`` [N] (closed by the length mask) and ``linguistic`` (that reward's column) matter with ``rank_unmasked``
     only: otherwise the mask has done its work on the reward. ``std_floor`` is one number or one per reward [K].
     """
+    z, dead = z_scores(rewards, masked, group_size, linguistic if rank_unmasked else None, ddof, eps, std_floor)
+    return with_batch_step(z @ np.asarray(weights, dtype=np.float64), dead, batch_step, ddof, eps)
+
+
+def z_scores(
+    rewards: Array,
+    masked: NDArray[np.bool_],
+    group_size: int,
+    ranked_column: int | None,
+    ddof: int,
+    eps: float,
+    std_floor: float | Array,
+) -> tuple[Array, NDArray[np.bool_]]:
+    """z [N, K], 0 where the reward is unknown, and the captions [N] of which no reward is known.
+
+    ``ranked_column`` is the reward whose masked captions stand apart (``rank_unmasked``), or None.
+    """
     groups = in_groups(rewards, group_size)
     floors = np.broadcast_to(np.asarray(std_floor, dtype=np.float64), groups.shape[2])
     z = centred(groups, mean(groups, axis=1), floored(std(groups, ddof, axis=1), floors), eps)
-    if rank_unmasked and linguistic is not None:
+    if ranked_column is not None:
         closed = masked.reshape(-1, group_size)
-        some = closed.any(axis=1)
-        z[..., linguistic][some] = ranked(groups[..., linguistic][some], closed[some], ddof, eps, floors[linguistic])
+        some, column = closed.any(axis=1), groups[..., ranked_column]
+        z[..., ranked_column][some] = ranked(column[some], closed[some], ddof, eps, floors[ranked_column])
     dead = np.isnan(groups).all(axis=2).ravel()
-    total = np.where(np.isnan(z), 0.0, z).reshape(len(dead), -1) @ np.asarray(weights, dtype=np.float64)
-    total[dead] = np.nan
-    if batch_step:
-        total = centred(total, mean(total), std(total, ddof), eps)
-    return np.where(dead, 0.0, total)
+    return np.where(np.isnan(z), 0.0, z).reshape(len(dead), -1), dead

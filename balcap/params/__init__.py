@@ -19,6 +19,7 @@ from balcap.params.base import Strict
 from balcap.params.collect import CollectQuestions, CollectReferences
 from balcap.params.evaluate import Evaluate
 from balcap.params.judge import LlmJudge, RuleJudge
+from balcap.params.launch import launch_faults
 from balcap.params.prepare import Prepare
 from balcap.params.register import Register
 from balcap.params.runtime import Runtime
@@ -74,6 +75,12 @@ class Params(Strict):
         for key, model in self.asked_models.items():
             if model not in self.runtime.serving:
                 raise ValueError(f"{key}.model = {model}: runtime.serving does not say where it is; it has {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits_its_launch(self) -> Params:
+        if faults := launch_faults(self.train, self.runtime):
+            raise ValueError("; ".join(faults))
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from balcap.params.base import Strict
 
@@ -22,6 +24,47 @@ class Serving(Strict):
     """Further attempts after 429, 5xx, a timeout or a broken connection."""
 
 
+class Launch(Strict):
+    """How the processes of `train` are started: one per GPU, or with gloo on CPU."""
+
+    nodes: PositiveInt
+    """Machines. Above 1 the stage runs on each, and meets the others at MASTER_ADDR and MASTER_PORT."""
+    processes: PositiveInt
+    """Per machine."""
+    deepspeed: Literal["none", "zero1", "zero2", "zero3"]
+    """What is sharded over processes: nothing, optimiser state, gradients too, weights too."""
+    offload: Literal["none", "optimizer", "parameters"]
+    """What DeepSpeed keeps in host memory; `parameters` (zero3) includes the optimiser."""
+    collective_timeout: PositiveFloat
+    """Seconds after which processes that wait for a missing one give up; above `train.judge_deadline`."""
+
+    @property
+    def ranks(self) -> int:
+        """Processes on all machines."""
+        return self.nodes * self.processes
+
+    @model_validator(mode="after")
+    def _offload_needs_its_stage(self) -> Launch:
+        if self.offload == "parameters" and self.deepspeed != "zero3":
+            raise ValueError(f"offload parameters needs deepspeed zero3, it is {self.deepspeed}")
+        if self.offload == "optimizer" and self.deepspeed == "none":
+            raise ValueError("offload optimizer needs deepspeed zero1, zero2 or zero3, it is none")
+        return self
+
+
+class Rollouts(Strict):
+    """vLLM as the sampler of captions."""
+
+    gpu_memory: float = Field(gt=0.0, lt=1.0)
+    """Share of each GPU that colocated vLLM takes; with a server, what it was started with."""
+    tensor_parallel: PositiveInt
+    """GPUs that one colocated engine spans."""
+    max_model_length: PositiveInt
+    """Longest prompt, picture tokens included, plus caption."""
+    url: str | None = Field(min_length=1)
+    """Address of a vLLM server with weight transfer (sampler vllm_server); null when colocated."""
+
+
 class Runtime(Strict):
     """Section `runtime`."""
 
@@ -31,5 +74,10 @@ class Runtime(Strict):
     """Processes that decode and resize images."""
     tracking_uri: str | None = Field(min_length=1)
     """MLflow server; null is the local store under mlruns/. MLFLOW_TRACKING_URI goes before it."""
+    train_python: str | None = Field(min_length=1)
+    """Interpreter of `train`, relative to the main checkout or absolute; null is the one that runs the stages."""
+    launch: Launch
+    rollouts: Rollouts | None
+    """null with `train.sampler` transformers."""
     serving: dict[str, Serving]
     """By model name; a judge or writer that is a language model is looked up here."""

@@ -19,6 +19,7 @@ from balcap.params.base import Betas, Strict
 from balcap.params.judge import JudgeParams
 
 RewardName = Literal["precision", "recall", "linguistic", "utility"]
+AlarmName = Literal["dead", "spread", "unknown", "masked", "length", "entropy", "trade"]
 
 
 class LengthMask(Strict):
@@ -64,6 +65,27 @@ class Grpo(Strict):
     """As of `gdpo`, in units of the linguistic reward's spread in its group."""
 
 
+class DrGrpo(Strict):
+    """Dr. GRPO: the weighted sum of rewards less its group's mean, divided by nothing."""
+
+    name: Literal["dr_grpo"]
+
+
+class Rvpo(Strict):
+    """RVPO: a soft minimum over the rewards' z-scores, so that the worst one counts most."""
+
+    name: Literal["rvpo"]
+    sharpness: PositiveFloat
+    """k of the soft minimum; towards 0 it is `gdpo`."""
+    ddof: Literal[0, 1]
+    eps: PositiveFloat
+    std_floor: NonNegativeFloat | dict[RewardName, NonNegativeFloat]
+    """As of `gdpo`."""
+    batch_step: bool
+    rank_unmasked: bool
+    """As of `gdpo`."""
+
+
 class Optimizer(Strict):
     """AdamW and its schedule."""
 
@@ -83,6 +105,37 @@ class Loss(Strict):
     clip_high: PositiveFloat
     kl: NonNegativeFloat
     """Coefficient of the KL term; 0 loads no reference model."""
+    entropy: NonNegativeFloat
+    """Coefficient of the bonus on the entropy of the next token; 0 is none."""
+
+
+class Lora(Strict):
+    """Low-rank adapters are trained in place of the weights, and merged into them at the end."""
+
+    rank: PositiveInt
+    alpha: PositiveFloat
+    """The adapters' product is scaled by alpha / rank."""
+    dropout: float = Field(ge=0.0, lt=1.0)
+    targets: tuple[str, ...] = Field(strict=False, min_length=1)
+    """Names of the linear layers that get one, such as `q_proj`; those under `frozen` get none."""
+
+
+class Alarm(Strict):
+    """What counts as bad, and what happens then."""
+
+    limit: PositiveFloat
+    """Beyond it the alarm sounds; docs/operate.md says what each alarm measures."""
+    action: Literal["warn", "pause", "stop"]
+    """`pause` and `stop` write a checkpoint; a paused run goes on when it is resumed, a stopped one failed."""
+
+
+class Alarms(Strict):
+    """Watches over the rewards while training runs."""
+
+    window: PositiveInt
+    """Steps over which each alarm takes means, and at the start of the run, what it compares with."""
+    when: dict[AlarmName, Alarm]
+    """An alarm is on if and only if it stands here."""
 
 
 class Sampling(Strict):
@@ -112,7 +165,10 @@ class Train(Strict):
     """bfloat16 keeps float32 weights and computes under autocast."""
     gradient_checkpointing: bool
     """Recompute activations in the backward pass: less memory, more time, the same result."""
-    sampler: Literal["transformers"]
+    sampler: Literal["transformers", "vllm_colocate", "vllm_server"]
+    """Who writes the captions; vLLM needs `runtime.rollouts`."""
+    lora: Lora | None
+    """null trains the weights themselves."""
     frozen: tuple[str, ...] = Field(strict=False)
     """Prefixes of parameter names that are not trained."""
     optimizer: Optimizer
@@ -123,7 +179,7 @@ class Train(Strict):
     pointable: bool
     """Whether precision asks that a true statement can be pointed at; evaluation always does."""
     length_mask: LengthMask
-    advantage: Annotated[Gdpo | Grpo, Field(discriminator="name")]
+    advantage: Annotated[Gdpo | Grpo | DrGrpo | Rvpo, Field(discriminator="name")]
     judge: JudgeParams
     judge_deadline: PositiveFloat
     """Seconds in which one step's captions must be judged; what is late is unknown."""
@@ -133,6 +189,7 @@ class Train(Strict):
     """Held-out pictures looked at; the last by `image_id`."""
     save_every: PositiveInt
     """Steps between checkpoints."""
+    alarms: Alarms
 
     @field_validator("reward_weights")
     @classmethod

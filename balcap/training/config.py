@@ -54,6 +54,7 @@ def grpo_config(params: Train, work: Path, suppress_tokens: list[int], ranks: in
         epsilon=loss.clip_low,
         epsilon_high=loss.clip_high,
         beta=loss.kl,
+        entropy_coef=loss.entropy,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,

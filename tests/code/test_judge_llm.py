@@ -15,6 +15,7 @@ from bad_server import BadServer
 from evaluation_world import picture
 from oracle_world import PARAMS, PROMPTS, ask, by_rule, served, serving
 from PIL import Image
+from runtime_world import runtime
 
 from balcap.judge.asking import silent_models
 from balcap.judge.base import JudgeMismatch
@@ -24,7 +25,6 @@ from balcap.judge.guard import Background, Guard
 from balcap.judge.llm import LlmJudge, make_llm_judge
 from balcap.judge.prompts import load_prompt
 from balcap.params import load_params
-from balcap.params.runtime import Runtime
 from balcap.records import MARKS, PARTS, Caption, Judgement, Picture
 from balcap.scenes import Scene, noisy_caption
 from balcap.serve.oracle import MODEL, Oracle
@@ -170,19 +170,14 @@ def test_options_stand_in_another_order_each_round(tmp_path: Path) -> None:
 
 def test_it_is_made_of_what_the_parameters_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BALCAP_WORK", str(tmp_path))
-    runtime = Runtime(threads=1, workers=1, tracking_uri=None, serving={MODEL: serving("http://127.0.0.1:9/v1")})
-    judge = make_llm_judge(PARAMS, runtime, ("assertions",), 60.0)
+    served_at = runtime(serving={MODEL: serving("http://127.0.0.1:9/v1")})
+    judge = make_llm_judge(PARAMS, served_at, ("assertions",), 60.0)
     assert judge.fills == {"assertions"} and judge.asking.deadline < 60.0
     other = PARAMS.model_copy(update={"prompts": PARAMS.prompts.model_copy(update={"recall": "0" * 64})})
     with pytest.raises(JudgeMismatch, match=r"judge\.prompts\.recall"):
-        make_llm_judge(other, runtime, PARTS, 60.0)
-    make_llm_judge(other, runtime, ("assertions", "clarity"), 60.0)  # nobody asks for recall
-    keyed = Runtime(
-        threads=1,
-        workers=1,
-        tracking_uri=None,
-        serving={MODEL: serving("http://127.0.0.1:9/v1").model_copy(update={"api_key_env": "NO_SUCH_KEY"})},
-    )
+        make_llm_judge(other, served_at, PARTS, 60.0)
+    make_llm_judge(other, served_at, ("assertions", "clarity"), 60.0)  # nobody asks for recall
+    keyed = runtime(serving={MODEL: serving("http://127.0.0.1:9/v1").model_copy(update={"api_key_env": "NO_SUCH_KEY"})})
     with pytest.raises(JudgeMismatch, match="NO_SUCH_KEY"):
         make_llm_judge(PARAMS, keyed, PARTS, 60.0)
 

@@ -7,12 +7,12 @@ import time
 
 import numpy as np
 import pytest
+from runtime_world import runtime
 
 from balcap.collect.scenes import write_questions, write_reference
 from balcap.judge import JUDGES, JudgeMismatch, make_judge
 from balcap.judge.oracle import Oracle
 from balcap.params.judge import RuleJudge
-from balcap.params.runtime import Runtime
 from balcap.records import Caption, Judge, Judgement, Question, Sample
 from balcap.scenes import draw_scene, noisy_caption, parse
 
@@ -23,7 +23,7 @@ SAMPLES = [
 REFERENCES = [write_reference(sample, 11) for sample in SAMPLES]
 
 
-RUNTIME = Runtime(threads=1, workers=1, tracking_uri=None, serving={})
+RUNTIME = runtime()
 
 
 def judge(i: int, *texts: str, questions: tuple[Question, ...] = (), oracle: Oracle | None = None) -> list[Judgement]:

@@ -30,6 +30,9 @@ READER = {
 }
 
 
+ROLLOUTS = {"gpu_memory": 0.3, "tensor_parallel": 1, "max_model_length": 2048, "url": None}
+
+
 def changed(**values: Any) -> dict[str, Any]:
     """The embedded recipe with dotted keys (``__`` for a dot) set."""
     raw = copy.deepcopy(EMBEDDED)
@@ -84,6 +87,19 @@ def test_every_recipe_is_complete_and_names_itself(path: Path) -> None:
             ["warmstart.model.tokenizer", "vocab_size (260)", "at least 261"],
         ),
         ({"trian": {}}, ["trian", "unknown key", "train"]),
+        ({"runtime__launch__processes": 3}, ["global_batch_size (128)", "3 ranks", "no group spans two ranks"]),
+        ({"runtime__launch__nodes": 4}, ["train.updates_per_step (64)", "4 ranks", "train.micro_batch_size (64)"]),
+        ({"runtime__launch__offload": "optimizer"}, ["runtime.launch", "offload optimizer needs deepspeed"]),
+        ({"runtime__launch__offload": "parameters"}, ["runtime.launch", "parameters needs deepspeed zero3"]),
+        ({"train__judge_deadline": 1800.0}, ["train.judge_deadline (1800 s)", "collective_timeout (1800 s)"]),
+        ({"train__sampler": "vllm_colocate"}, ["train.sampler vllm_colocate needs runtime.rollouts"]),
+        ({"runtime__rollouts": ROLLOUTS}, ["runtime.rollouts must be null with train.sampler transformers"]),
+        ({"train__sampler": "vllm_server", "runtime__rollouts": ROLLOUTS}, ["runtime.rollouts.url must be"]),
+        (
+            {"train__sampler": "vllm_colocate", "runtime__rollouts": {**ROLLOUTS, "tensor_parallel": 2}},
+            ["tensor_parallel (2) must divide runtime.launch.processes (1)"],
+        ),
+        ({"train__alarms__when": {"dead": {"limit": 0.9, "action": "shout"}}}, ["train.alarms.when.dead", "'pause'"]),
     ],
 )
 def test_a_fault_names_key_value_and_what_is_allowed(values: dict[str, Any], expected: list[str]) -> None:

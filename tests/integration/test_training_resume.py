@@ -225,7 +225,7 @@ SOFT = {"name": "soft", "tau_low": 0.5, "tau_high": 2.0, "softness": 0.5}
     "changes",
     [
         {"precision": "bfloat16", "gradient_checkpointing": True},
-        {"loss": {"type": "grpo", "clip_low": 0.2, "clip_high": 0.28, "kl": 0.01}},
+        {"loss": {"type": "grpo", "clip_low": 0.2, "clip_high": 0.28, "kl": 0.01, "entropy": 0.0}},
         {"reward_weights": {"recall": 1.0}, "updates_per_step": 1},
         {"length_mask": SOFT, "advantage": {**world.SETTINGS["advantage"], "rank_unmasked": True}, "pointable": False},
         {"advantage": {"name": "grpo", "scale": "batch", "ddof": 1, "eps": 1e-4, "rank_unmasked": True}},
@@ -250,7 +250,7 @@ def test_the_reference_of_the_kl_term_is_the_base_also_after_a_resume(
 
     original = trainer_room.CaptionTrainer.__init__
     monkeypatch.setattr(trainer_room.CaptionTrainer, "__init__", keep)
-    loss = {"type": "dapo", "clip_low": 0.2, "clip_high": 0.28, "kl": 0.01}
+    loss = {"type": "dapo", "clip_low": 0.2, "clip_high": 0.28, "kl": 0.01, "entropy": 0.0}
     run(base, tmp_path / "work", steps=2, loss=loss)
     run(base, tmp_path / "work", loss=loss)
     expected = load_policy(base).model.state_dict()
