@@ -55,6 +55,8 @@ class Params(Strict):
         """The language models that a run asks, by the parameter that names them."""
         judges = {"train.judge": self.train.judge, "evaluate.judge": self.evaluate.judge}
         found = {key: judge.model for key, judge in judges.items() if judge.name == "llm"}
+        if self.collect_references.writer.name == "llm":
+            found["collect_references.writer"] = self.collect_references.writer.model
         if reader := self.collect_questions.reader:
             found["collect_questions.reader"] = reader.model
         return found
@@ -96,7 +98,8 @@ class Params(Strict):
         if self.prepare.source.name != "scenes" and wrong:
             raise ValueError(
                 f"{', '.join(wrong)}: needs pictures with known facts, prepare.source.name is "
-                f"{self.prepare.source.name}; use writer file and judge lexical, or prepare.source.name scenes"
+                f"{self.prepare.source.name}; use writer file or llm and judge lexical or llm, "
+                "or prepare.source.name scenes"
             )
         return self
 

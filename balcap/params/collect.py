@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from balcap.params.base import PathText, Sha256, Share, Strict
 
@@ -17,25 +17,83 @@ class ScenesTeacher(Strict):
 
 
 class FileWriter(Strict):
-    """Reads what people (or another system) wrote: JSONL, CSV or parquet at the section's `path`."""
+    """Reads what people (or another system) wrote: JSON, JSONL, CSV or parquet at the section's `path`."""
 
     name: Literal["file"]
     encoding: Literal["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp1252"]
 
 
-Writer = Annotated[ScenesTeacher | FileWriter, Field(discriminator="name")]
+class PromptInstruction(Strict):
+    """All pictures are captioned on the words of `balcap/collect/prompts/caption.md`."""
+
+    name: Literal["prompt"]
+    prompt: Sha256
+    """sha256 of that file (`balcap judge prompts`)."""
+
+
+class RecordInstruction(Strict):
+    """Each picture is captioned on the instruction of its record in the file at the section's `path`."""
+
+    name: Literal["record"]
+
+
+class RuleSplitter(Strict):
+    """Splits a caption into units by rules of plain English; costs nothing."""
+
+    name: Literal["rule"]
+
+
+class LlmSplitter(Strict):
+    """The writer's model splits its caption into units."""
+
+    name: Literal["llm"]
+    prompt: Sha256
+    """sha256 of `balcap/collect/prompts/split.md` (`balcap judge prompts`)."""
+    max_tokens: PositiveInt
+    """Longest list of units; a longer one is a failure."""
+
+
+class LlmWriter(Strict):
+    """A vision-language model behind `runtime.serving` captions each picture."""
+
+    name: Literal["llm"]
+    model: str = Field(min_length=1)
+    """Name under which it is served, and the key of `runtime.serving`."""
+    model_revision: str = Field(min_length=1)
+    """Which weights are meant; part of every cached answer's key."""
+    instruction: Annotated[PromptInstruction | RecordInstruction, Field(discriminator="name")]
+    max_tokens: PositiveInt
+    """Longest caption; one that is cut off is a failure."""
+    temperature: float = Field(ge=0.0, le=2.0)
+    """0 is the likeliest caption."""
+    seed: int = Field(ge=0)
+    """Sent with each call; matters above temperature 0."""
+    splitter: Annotated[RuleSplitter | LlmSplitter, Field(discriminator="name")]
+
+
+QuestionWriter = Annotated[ScenesTeacher | FileWriter, Field(discriminator="name")]
+ReferenceWriter = Annotated[ScenesTeacher | FileWriter | LlmWriter, Field(discriminator="name")]
 
 
 class CollectReferences(Strict):
     """Section `collect_references`."""
 
     path: PathText
-    """What the writer reads: the captions file, or `balcap/scenes` for the teacher."""
-    writer: Writer
+    """What the writer reads: the captions file; else its own rules, `balcap/scenes` or `balcap/collect/llm.py`."""
+    writer: ReferenceWriter
     shard_size: PositiveInt
     """Pictures per resumable unit of work."""
     max_failure_share: Share
     """The stage fails when more than this share of the pictures gets no reference."""
+
+    @model_validator(mode="after")
+    def _instructions_are_in_a_file(self) -> CollectReferences:
+        if self.writer.name == "llm" and (self.writer.instruction.name == "record") == self.path.endswith(".py"):
+            raise ValueError(
+                f"path ({self.path}) must be the file of instructions with writer.instruction.name record, and "
+                "balcap/collect/llm.py with prompt"
+            )
+        return self
 
 
 class ReaderPrompts(Strict):
@@ -63,7 +121,7 @@ class CollectQuestions(Strict):
 
     path: PathText
     """What the writer reads: the questions file, or `balcap/scenes`."""
-    writer: Writer
+    writer: QuestionWriter
     per_image: PositiveInt
     """Most questions kept per picture."""
     reader: QuestionReader | None

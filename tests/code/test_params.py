@@ -29,6 +29,17 @@ READER = {
     "max_failure_rate": 0.0,
 }
 
+WRITER = {
+    "name": "llm",
+    "model": "m",
+    "model_revision": "1",
+    "instruction": {"name": "prompt", "prompt": "0" * 64},
+    "max_tokens": 1024,
+    "temperature": 0.0,
+    "seed": 0,
+    "splitter": {"name": "rule"},
+}
+RECORDS = WRITER | {"instruction": {"name": "record"}}
 
 ROLLOUTS = {"gpu_memory": 0.3, "tensor_parallel": 1, "max_model_length": 2048, "url": None}
 
@@ -80,6 +91,18 @@ def test_every_recipe_is_complete_and_names_itself(path: Path) -> None:
         ({"register__alias": "champion"}, ["register.alias", "promotion"]),
         ({"train__advantage__std_floor": {"beauty": 0.1}}, ["train.advantage", "beauty", "precision"]),
         ({"collect_questions__reader": READER}, ["collect_questions.reader.model = m", "runtime.serving"]),
+        (
+            {"collect_references__writer": WRITER, "collect_references__path": "balcap/collect/llm.py"},
+            ["collect_references.writer.model = m", "runtime.serving"],
+        ),
+        ({"collect_references__writer": WRITER | {"splitter": "rule"}}, ["collect_references.writer.splitter"]),
+        (
+            {"collect_references__writer": WRITER | {"splitter": {"name": "rule", "prompt": "0" * 64}}},
+            ["collect_references.writer.splitter.prompt", "unknown key", "allowed here: name"],
+        ),
+        ({"collect_references__writer": RECORDS, "collect_references__path": "a.py"}, ["(a.py)", "name record"]),
+        ({"collect_references__writer": WRITER, "collect_references__path": "a.json"}, ["(a.json)", "with prompt"]),
+        ({"collect_questions__writer": WRITER}, ["collect_questions.writer", "'llm'", "'scenes', 'file'"]),
         ({"train__micro_batch_size": 48}, ["micro_batch_size (48)"]),
         ({"warmstart__model": None}, ["warmstart", "checkpoint"]),
         (
