@@ -24,7 +24,7 @@ from balcap.rewards.precision import precision, truth
 from balcap.rewards.recall import recall
 from balcap.rewards.utility import utility
 
-__all__ = ["REWARDS", "Reward", "bind", "names", "needed", "score"]
+__all__ = ["REWARDS", "Reward", "bind", "names", "needed", "quality", "score"]
 
 Name = TypeVar("Name", bound=str)
 
@@ -77,3 +77,22 @@ def score(
             value = table[name](judgement, caption, reference, questions)
             rewards[n, k] = length.apply(value, caption, reference, mask) if name == "linguistic" else value
     return rewards, np.array([length.masked(caption, reference, mask) for caption in captions], dtype=bool)
+
+
+def quality(
+    judgements: Sequence[Judgement],
+    captions: Sequence[Caption],
+    reference: Reference,
+    questions: tuple[Question, ...],
+    fills: Iterable[str],
+) -> NDArray[np.float64]:
+    """Every reward of :data:`REWARDS` [N, K], on or off, pointable and without the mask: what evaluation measures.
+
+    A column that cannot be known (parts that the judge never fills, no questions) is NaN throughout: otherwise it
+    would hold the known zeros of empty captions alone.
+    """
+    given = frozenset(fills) - (frozenset() if questions else {"answers"})
+    rules = [reward if reward.needs <= given else None for reward in bind(given).values()]
+    rows = zip(judgements, captions, strict=True)
+    values = [[float("nan") if r is None else r(j, c, reference, questions) for r in rules] for j, c in rows]
+    return np.array(values, dtype=np.float64).reshape(len(values), len(rules))

@@ -42,7 +42,8 @@ class Group:
 class Scored:
     """A judged group: rewards float64 [n, K] behind the mask, and per caption mask, words, length ratio [n].
 
-    ``text`` [n, detectors] is what ``balcap.evaluation.detectors`` finds.
+    ``text`` [n, detectors] is what ``balcap.evaluation.detectors`` finds; ``quality`` [n, all rewards] what every
+    reward would be, on or off, pointable and without the mask.
 
     ``unknown`` [n] counts the parts that the rewards need and the judge owed; ``needed`` [n] all those parts.
     """
@@ -53,6 +54,7 @@ class Scored:
     words: NDArray[np.float64]
     ratio: NDArray[np.float64]
     text: NDArray[np.float64]
+    quality: NDArray[np.float64]
     unknown: NDArray[np.float64]
     needed: NDArray[np.float64]
 
@@ -130,6 +132,7 @@ class Judging:
             words=np.array([length.words(c.text) for c in captions], dtype=np.float64),
             ratio=np.array([length.ratio(c, reference) for c in captions], dtype=np.float64),
             text=np.array([list(text_scores(c.text).values()) for c in captions], dtype=np.float64),
+            quality=rewards.quality(judgements, captions, reference, questions, self.judge.fills),
             unknown=np.minimum(missing, owed).astype(np.float64),
             needed=np.array(owed, dtype=np.float64),
         )

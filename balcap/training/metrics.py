@@ -4,6 +4,8 @@ reward/NAME/{mean, std, group_std, dead, unknown}   over captions; group_std the
                                                     share of groups without any, unknown the share of captions
 length/{words, ratio, masked}    judge/failure_rate    advantage/std
 text/{repetition, hedging, self_praise}             per 100 words, mean over captions (``balcap.evaluation.detectors``)
+quality/NAME       mean of every reward that the judge's answers allow, on or off, pointable and without the length
+                   mask, as evaluation measures it: runs that reward different things are compared on it
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from numpy.typing import NDArray
 
 from balcap.advantages.base import Array, mean, std
 from balcap.evaluation.detectors import DETECTORS
+from balcap.rewards import REWARDS
 
 REWARD = ("mean", "std", "group_std", "dead", "unknown")
 TEXT = tuple(f"text/{name}" for name in DETECTORS)
-OTHER = ("length/words", "length/ratio", "length/masked", *TEXT, "judge/failure_rate", "advantage/std")
+QUALITY = tuple(f"quality/{name}" for name in REWARDS)
+OTHER = ("length/words", "length/ratio", "length/masked", *TEXT, *QUALITY, "judge/failure_rate", "advantage/std")
 TIMES = ("generate", "judge_total", "judge_exposed", "logprobs", "update", "step")
 
 
@@ -53,19 +57,28 @@ def batch_metrics(
     words: Array,
     ratio: Array,
     text: Array,
+    quality: Array,
     failure_rate: float,
     advantages: Array,
     group_size: int,
 ) -> dict[str, float]:
-    """Metrics of one batch of captions: rewards [N, K], text [N, detectors], else [N], rows group after group."""
+    """Metrics of one batch of captions: rewards [N, K], text [N, detectors], quality [N, rewards that there are], else
+    [N], rows group after group.
+    """
     found: dict[str, float] = {}
     for k, name in enumerate(names):
         found |= reward_metrics(name, rewards[:, k], group_size)
     return found | {
         "length/words": float(words.mean()),
-        "length/ratio": float(mean(ratio)[0]) if not np.isnan(ratio).all() else float("nan"),
+        "length/ratio": _known_mean(ratio),
         "length/masked": float(masked.mean()),
         **dict(zip(TEXT, text.mean(axis=0).tolist(), strict=True)),
+        **{name: _known_mean(column) for name, column in zip(QUALITY, quality.T, strict=True)},
         "judge/failure_rate": failure_rate,
         "advantage/std": float(advantages.std()),
     }
+
+
+def _known_mean(column: Array) -> float:
+    """Mean of the known values of a column [N]; NaN when there is none."""
+    return float("nan") if np.isnan(column).all() else float(mean(column)[0])

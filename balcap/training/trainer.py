@@ -36,6 +36,7 @@ from balcap.params.train import Train
 from balcap.policy.generate import to_caption
 from balcap.policy.store import Policy, load_policy, save_policy
 from balcap.records import Picture
+from balcap.rewards import REWARDS
 from balcap.training.clock import Clock
 from balcap.training.judging import Group, Judging, Scored
 from balcap.training.metrics import batch_metrics
@@ -136,20 +137,24 @@ class CaptionTrainer(GRPOTrainer):
         """Our rule on the rewards of all ranks, float64; measures the batch on the way."""
         size, k = self.params.group_size, len(self.judging.names)
         local = [
-            np.column_stack([s.rewards, s.masked, s.words, s.ratio, s.unknown, s.needed, s.text]) for s in self._scored
+            np.column_stack([s.rewards, s.masked, s.words, s.ratio, s.unknown, s.needed, s.quality, s.text])
+            for s in self._scored
         ]
         table = (
             self.accelerator.gather(torch.from_numpy(np.concatenate(local)).to(self.accelerator.device)).cpu().numpy()
         )
         rewards, masked = table[:, :k], table[:, k] > 0
-        (words, ratio, unknown, needed), text = table[:, k + 1 : k + 5].T, table[:, k + 5 :]
+        words, ratio, unknown, needed = table[:, k + 1 : k + 5].T
+        quality, text = np.split(table[:, k + 5 :], [len(REWARDS)], axis=1)
         failure_rate = float(unknown.sum() / max(needed.sum(), 1.0))
         self._check_judge(failure_rate)
         names = self.judging.names
         weights = np.array([self.params.reward_weights[name] for name in names])  # type: ignore[index]
         linguistic = names.index("linguistic") if "linguistic" in names else None
         advantages = self.rule(rewards, masked, size, weights, linguistic)
-        self.measured = batch_metrics(names, rewards, masked, words, ratio, text, failure_rate, advantages, size)
+        self.measured = batch_metrics(
+            names, rewards, masked, words, ratio, text, quality, failure_rate, advantages, size
+        )
         return advantages
 
     def _check_judge(self, failure_rate: float) -> None:

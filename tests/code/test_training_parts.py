@@ -169,6 +169,7 @@ def test_metrics_of_a_batch_by_hand() -> None:
         words=np.array([2.0, 4.0, 6.0, 8.0]),
         ratio=np.array([0.5, 1.0, np.nan, 1.5]),
         text=np.array([[50.0, 0.0, 0.0], [0.0, 0.0, 10.0], [0.0, 0.0, 0.0], [0.0, 0.0, 10.0]]),
+        quality=np.array([[0.0, 1.0, 0.5, np.nan], [1.0, 0.0, np.nan, np.nan]] * 2),
         failure_rate=0.25,
         advantages=np.array([1.0, -1.0, 1.0, -1.0]),
         group_size=2,
@@ -181,7 +182,26 @@ def test_metrics_of_a_batch_by_hand() -> None:
     assert found["reward/recall/mean"] == 0.5 and found["reward/recall/unknown"] == 0.5
     assert (found["length/words"], found["length/ratio"], found["length/masked"]) == (5.0, 1.0, 0.25)
     assert [found[f"text/{name}"] for name in ("repetition", "hedging", "self_praise")] == [12.5, 0.0, 5.0]
+    assert [found[f"quality/{name}"] for name in ("precision", "recall", "linguistic")] == [0.5, 0.5, 0.5]
+    assert math.isnan(found["quality/utility"])
     assert found["judge/failure_rate"] == 0.25 and found["advantage/std"] == 1.0
+
+
+def test_quality_is_measured_alike_whatever_is_rewarded() -> None:
+    """Another mask, no pointability, fewer rewards: the same captions have the same quality."""
+    found = []
+    for settings in (
+        {},
+        {"pointable": False, "length_mask": {"name": "linear", "tau_low": 0.5, "tau_high": 2.0, "softness": None}},
+        {"reward_weights": {"recall": 1.0}},
+    ):
+        judging = Judging(world.CountingJudge(), world.settings(**settings))
+        judging.dispatch(groups(2))
+        scored = judging.collect()
+        judging.close()
+        found.append(np.concatenate([one.quality for one in scored]))
+    assert np.array_equal(found[0], found[1], equal_nan=True) and np.array_equal(found[0], found[2], equal_nan=True)
+    assert found[0].shape == (8, len(REWARDS)) and np.isfinite(found[0][:, :3]).all()
 
 
 def test_there_are_fewer_than_a_hundred_metrics_with_every_reward_on() -> None:
@@ -197,6 +217,7 @@ def test_wholly_unknown_rewards_have_no_mean() -> None:
         words=np.ones(4),
         ratio=np.full(4, np.nan),
         text=np.zeros((4, 3)),
+        quality=np.full((4, 4), np.nan),
         failure_rate=1.0,
         advantages=np.zeros(4),
         group_size=2,
