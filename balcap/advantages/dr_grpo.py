@@ -2,9 +2,11 @@
 
     R(i,j) = sum_k w_k r_k(i,j)          A(i,j) = R(i,j) - mean_j R(i,.)
 
-Dividing by a group's spread would make easy and hopeless pictures count more than the others. Its other half, a loss
-that divides by the longest caption allowed, is ``train.loss.type: dr_grpo``. Unknown rewards are neutral, as in
-``grpo.py``.
+Dividing by a group's spread would make easy and hopeless pictures count more than the others. The paper's other half, a
+loss that divides by the longest caption allowed, is ``train.loss.type: dr_grpo``. Either may be used without the other:
+they cure different faults (the weight of a picture, the weight of a long caption), and an ablation takes one at a time.
+The advantages keep the rewards' own scale, so that a reward in [0, 1] moves the policy less than one of unit spread.
+Unknown rewards are neutral, as in ``grpo.py``.
 """
 
 from __future__ import annotations

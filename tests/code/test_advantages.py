@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from balcap.advantages import RULES, make_rule
 from balcap.advantages.gdpo import gdpo
 from balcap.advantages.grpo import grpo
-from balcap.params.train import Gdpo, Grpo
+from balcap.params.train import DrGrpo, Gdpo, Grpo, Rvpo
 
 REWARDS = ("precision", "recall", "linguistic")
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -22,7 +22,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "grpo": {"scale": "group", "ddof": 1, "eps": 1e-4, "rank_unmasked": False},
     "grpo-batch": {"scale": "batch", "ddof": 1, "eps": 1e-4, "rank_unmasked": False},
     "grpo-none": {"scale": "none", "ddof": 1, "eps": 1e-4, "rank_unmasked": False},
+    "dr_grpo": {},
+    "rvpo": {"sharpness": 0.5, "ddof": 1, "eps": 1e-4, "std_floor": 0.0, "batch_step": True, "rank_unmasked": False},
+    "rvpo-no-batch": {
+        "sharpness": 2.0,
+        "ddof": 0,
+        "eps": 1e-6,
+        "std_floor": 0.0,
+        "batch_step": False,
+        "rank_unmasked": False,
+    },
 }
+SUMS = ("grpo", "grpo-batch", "grpo-none", "dr_grpo")
+"""Rules that add the rewards as they are; the others add, or take the minimum of, z-scores."""
 ALL = pytest.mark.parametrize("name", SETTINGS)
 
 
@@ -77,13 +89,37 @@ def test_order_within_a_group_is_irrelevant(name: str, matrix: Any, seed: int) -
     assert run(name, rewards[order], size) == pytest.approx(run(name, rewards, size)[order], abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["gdpo", "gdpo-no-batch"])
+@pytest.mark.parametrize("name", ["gdpo", "gdpo-no-batch", "rvpo", "rvpo-no-batch"])
 @given(matrices, st.floats(0.5, 8.0), st.floats(-3.0, 3.0))
-def test_gdpo_ignores_the_scale_of_a_reward(name: str, matrix: Any, scale: float, shift: float) -> None:
+def test_rules_of_z_scores_ignore_shift_and_scale_of_a_reward(
+    name: str, matrix: Any, scale: float, shift: float
+) -> None:
     rewards, size = matrix
     changed = rewards.copy()
     changed[:, 1] = changed[:, 1] * scale + shift
     assert run(name, changed, size) == pytest.approx(run(name, rewards, size), abs=0.02)  # eps is not scaled
+
+
+@pytest.mark.parametrize("name", ["gdpo-floor", *SUMS])
+def test_the_other_rules_do_not(name: str) -> None:
+    """A scale is a weight in a sum, and decides which spreads lie below a floor."""
+    rewards = shares(np.random.default_rng(1), 4, 8) / 10
+    assert np.abs(run(name, rewards * [1.0, 4.0, 1.0], 8) - run(name, rewards, 8)).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["gdpo-floor", *SUMS])
+@given(matrices, st.floats(-3.0, 3.0))
+def test_they_ignore_its_shift(name: str, matrix: Any, shift: float) -> None:
+    rewards, size = matrix
+    assert run(name, rewards + np.array([0.0, shift, 0.0]), size) == pytest.approx(run(name, rewards, size), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", SUMS)
+@given(matrices, st.floats(0.5, 8.0))
+def test_one_scale_for_all_rewards_scales_a_sum_or_nothing(name: str, matrix: Any, scale: float) -> None:
+    rewards, size = matrix
+    factor = scale if name in ("grpo-none", "dr_grpo") else 1.0
+    assert run(name, rewards * scale, size) == pytest.approx(run(name, rewards, size) * factor, abs=0.02)
 
 
 @ALL
@@ -91,7 +127,11 @@ def test_gdpo_ignores_the_scale_of_a_reward(name: str, matrix: Any, scale: float
 def test_a_constant_reward_changes_nothing(name: str, matrix: Any, value: float) -> None:
     rewards, size = matrix
     with_constant = np.column_stack([rewards[:, :2], np.full(len(rewards), value)])
-    assert run(name, with_constant, size) == pytest.approx(run(name, rewards[:, :2], size, (1.0, 1.0)), abs=1e-9)
+    if name.startswith("rvpo"):  # a minimum takes its z = 0 in, whatever its value
+        other = np.column_stack([rewards[:, :2], np.full(len(rewards), value + 1.0)])
+        assert run(name, with_constant, size) == pytest.approx(run(name, other, size), abs=1e-9)
+    else:
+        assert run(name, with_constant, size) == pytest.approx(run(name, rewards[:, :2], size, (1.0, 1.0)), abs=1e-9)
 
 
 @ALL
@@ -103,7 +143,7 @@ def test_an_unknown_reward_counts_as_its_groups_mean(name: str, matrix: Any) -> 
     filled[0, 0] = rewards[1:size, 0].mean()
     got, expected = run(name, unknown, size), run(name, filled, size)
     assert np.isfinite(got).all()
-    if name.startswith("grpo"):  # the other statistics are those of the sum: equal altogether
+    if name in SUMS:  # the other statistics are those of the sum: equal altogether
         assert got == pytest.approx(expected, abs=1e-9)
     else:  # z is 0; the spread of the known values differs from that of the filled ones
         alone = run("gdpo-no-batch", unknown, size, (1.0, 0.0, 0.0))
@@ -119,7 +159,7 @@ def test_a_wholly_unknown_caption_gets_nothing_and_moves_nobody(name: str, matri
     got = run(name, rewards, size)
     assert got[0] == 0.0 and np.isfinite(got).all()
     live = got[np.arange(len(got)) != 0]
-    if name in ("gdpo", "gdpo-floor") and np.abs(live).max() > 0:
+    if name in ("gdpo", "gdpo-floor", "rvpo") and np.abs(live).max() > 0:
         assert live.mean() == pytest.approx(0.0, abs=1e-9)
 
 
@@ -130,7 +170,7 @@ def test_a_reward_unknown_in_its_whole_group_is_neutral(name: str, matrix: Any) 
     rewards[:size, 2] = np.nan
     got = run(name, rewards, size)
     assert np.isfinite(got).all()
-    if name in ("grpo", "grpo-none", "gdpo-no-batch"):
+    if name in ("grpo", "grpo-none", "dr_grpo", "gdpo-no-batch"):
         assert got[:size] == pytest.approx(run(name, rewards[:, :2], size, (1.0, 1.0))[:size], abs=1e-9)
 
 
@@ -156,8 +196,23 @@ def test_a_dead_group_stays_at_zero_beside_live_ones(name: str, matrix: Any) -> 
     rewards[:size] = rewards[0]
     rewards[size:, 0] += np.linspace(0.0, 0.5, len(rewards) - size)
     got = run(name, rewards, size)
-    centre = 0.0 if not name.startswith("gdpo") or name == "gdpo-no-batch" else got[0]
-    assert got[:size] == pytest.approx([centre] * size, abs=1e-9) and abs(centre) < 1e-9
+    assert got[:size] == pytest.approx(np.zeros(size), abs=1e-9)
+
+
+@ALL
+@given(matrices)
+def test_what_one_group_gains_it_loses(name: str, matrix: Any) -> None:
+    """Every group is its own baseline: no picture is pushed up or down as a whole."""
+    rewards, size = matrix
+    assert run(name, rewards, size).reshape(-1, size).sum(axis=1) == pytest.approx(0.0, abs=1e-6)
+
+
+@ALL
+@given(matrices)
+def test_single_precision_changes_no_more_than_rounding(name: str, matrix: Any) -> None:
+    rewards, size = matrix
+    got = run(name, rewards.astype(np.float32), size)
+    assert got.dtype == np.float64 and got == pytest.approx(run(name, rewards, size), abs=1e-4)
 
 
 @ALL
@@ -193,6 +248,8 @@ def test_make_rule_hands_the_settings_over() -> None:
     for params in (
         Gdpo(name="gdpo", ddof=0, eps=0.01, std_floor=0.1, batch_step=False, rank_unmasked=True),
         Grpo(name="grpo", scale="batch", ddof=0, eps=0.01, rank_unmasked=True),
+        DrGrpo(name="dr_grpo"),
+        Rvpo(name="rvpo", sharpness=3.0, ddof=0, eps=0.01, std_floor=0.1, batch_step=False, rank_unmasked=True),
     ):
         expected = RULES[params.name](rewards, masked, 8, np.ones(3), 2, **params.model_dump(exclude={"name"}))
         assert (make_rule(params, REWARDS)(rewards, masked, 8, np.ones(3), 2) == expected).all()

@@ -19,6 +19,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "grpo": {"scale": "group", "ddof": 1, "eps": 1e-4},
     "grpo-batch": {"scale": "batch", "ddof": 1, "eps": 1e-4},
     "grpo-none": {"scale": "none", "ddof": 0, "eps": 1e-4},
+    "rvpo": {"sharpness": 1.0, "ddof": 1, "eps": 1e-4, "std_floor": 0.0, "batch_step": True},
 }
 ALL = pytest.mark.parametrize("name", SETTINGS)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trl.trainer import grpo_trainer
 
 from balcap.advantages import make_rule
-from balcap.params.train import Gdpo, Grpo
+from balcap.params.train import DrGrpo, Gdpo, Grpo
 
 FIRST = "        unscorable_mask = torch.isnan(rewards_per_func).all(dim=1)\n"
 LAST = "        advantages = torch.nan_to_num(advantages, nan=0.0)\n"
@@ -50,7 +50,7 @@ def trl(rewards: np.ndarray, size: int, weights: Any, aggregation: str, scale: s
     return space["advantages"].numpy()
 
 
-def ours(params: Gdpo | Grpo, rewards: np.ndarray, size: int, weights: Any) -> np.ndarray:
+def ours(params: Gdpo | Grpo | DrGrpo, rewards: np.ndarray, size: int, weights: Any) -> np.ndarray:
     return make_rule(params, "abc")(rewards, np.zeros(len(rewards), dtype=bool), size, np.asarray(weights), None)
 
 
@@ -83,6 +83,14 @@ def test_grpo_equals_trl_with_whole_rows_unknown(scale: Any, case: Any) -> None:
     params = Grpo(name="grpo", scale=scale, ddof=1, eps=1e-4, rank_unmasked=False)
     expected = trl(rewards, case[2], weights, "sum_then_normalize", scale)
     assert ours(params, rewards, case[2], weights) == pytest.approx(expected, abs=2e-6)
+
+
+@given(cases)
+@settings(max_examples=100, deadline=None)
+def test_dr_grpo_equals_trl_without_scaling(case: Any) -> None:
+    rewards, weights = draw(*case, rows_only=True)
+    expected = trl(rewards, case[2], weights, "sum_then_normalize", "none")
+    assert ours(DrGrpo(name="dr_grpo"), rewards, case[2], weights) == pytest.approx(expected, abs=2e-6)
 
 
 def test_float32_rewards_give_trls_float32_result() -> None:
