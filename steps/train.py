@@ -20,7 +20,7 @@ from balcap.rewards import needed
 from balcap.training.data import TrainingError
 from balcap.training.outputs import summary, write_curves, write_samples
 from balcap.training.run import Trained, train
-from balcap.training.trainer import JudgeFailed
+from balcap.training.stopping import Ended
 from steps._stage import Stage, StageError, main, stage
 
 
@@ -39,7 +39,7 @@ def body() -> None:
                 s.run,
                 _judge(s.params),
             )
-        except (TrainingError, JudgeFailed, JudgeMismatch, PolicyError) as error:
+        except (TrainingError, Ended, JudgeMismatch, PolicyError) as error:
             raise StageError(str(error)) from None
         publish(s, result)
 

@@ -23,10 +23,11 @@ from balcap.policy.store import Policy, load_policy, quiet
 from balcap.records import Judge, Picture, Question, Reference, Sample
 from balcap.rewards import bind
 from balcap.training.callbacks import History, Reporter, Tracker
+from balcap.training.checkpoint import checkpoints
 from balcap.training.config import grpo_config
 from balcap.training.data import TrainingError, dataset, with_reference
 from balcap.training.judging import Judging
-from balcap.training.trainer import CaptionTrainer, checkpoints
+from balcap.training.trainer import CaptionTrainer
 
 READY_SECONDS = 30.0
 

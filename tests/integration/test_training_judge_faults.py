@@ -25,8 +25,9 @@ from balcap.policy.store import Policy, save_policy
 from balcap.policy.tokenizer import word_tokenizer
 from balcap.records import Judgement, Picture
 from balcap.serve.oracle import MODEL, Oracle
+from balcap.training.checkpoint import checkpoints
 from balcap.training.run import Trained, train
-from balcap.training.trainer import JudgeFailed, checkpoints
+from balcap.training.trainer import JudgeFailed
 
 WORDS = ("a", "red", "blue", "circle", "square", "sits", "at", "the", "top-left", "background", "is", "grey", ".")
 LONGEST = 30

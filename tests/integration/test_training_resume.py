@@ -19,10 +19,11 @@ from balcap.hashing import dir_md5
 from balcap.policy.store import save_policy
 from balcap.records import Judgement
 from balcap.training import trainer as trainer_room
+from balcap.training.checkpoint import checkpoints
 from balcap.training.data import TrainingError
 from balcap.training.metrics import metric_names
 from balcap.training.run import Trained, train
-from balcap.training.trainer import JudgeFailed, checkpoints
+from balcap.training.trainer import JudgeFailed
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = """
