@@ -60,8 +60,8 @@ def calibrate(
 
     from balcap.calibration.asking import afresh
     from balcap.calibration.measure import measure
-    from balcap.calibration.noise import Flipped
     from balcap.calibration.report import praise, reward_table, std_floor, verdict, verdict_table, write_calibration
+    from balcap.judge.noisy import Noisy
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,9 @@ def calibrate(
         fail(f"--out {out}: {error.strerror}")
     cases = _cases(photos, pictures, seed)
     with _chosen(judge, only, text_only, deadline) as (chosen, folder):
-        first, again = (Flipped(one, flip, seed) if flip else one for one in (chosen, afresh(chosen, folder / "again")))
+        first, again = (
+            Noisy(one, flip, seed=seed) if flip else one for one in (chosen, afresh(chosen, folder / "again"))
+        )
         measured = measure(first, cases, deadline, seed, again)
     write_calibration(out, measured)
     console = Console(width=120)

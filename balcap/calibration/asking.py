@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balcap.calibration.noise import Flipped
 from balcap.judge.asking import LONGEST
 from balcap.judge.cache import AnswerCache
 from balcap.judge.client import Client
 from balcap.judge.guard import Guard
 from balcap.judge.llm import REVISION, SHARE_OF_DEADLINE, LlmJudge
+from balcap.judge.noisy import Noisy
 from balcap.judge.prompts import load_prompt
 from balcap.params.judge import Calls, Prompts
 from balcap.params.judge import LlmJudge as LlmParams
@@ -81,7 +81,7 @@ def only(judge: Judge, parts: Collection[str]) -> Judge:
     """The same judge (connections, cache and counts are shared), asked for these parts at most."""
     narrowed = copy.copy(judge)
     narrowed.fills = judge.fills & frozenset(parts)
-    if isinstance(narrowed, Flipped):
+    if isinstance(narrowed, Noisy):
         narrowed.judge = only(narrowed.judge, parts)
     return narrowed
 

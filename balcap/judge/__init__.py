@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection
 
 from balcap.judge.base import JudgeMismatch
 from balcap.judge.lexical import Lexical
+from balcap.judge.noisy import Noisy
 from balcap.judge.oracle import Oracle
-from balcap.params.judge import LlmJudge, RuleJudge
+from balcap.params.judge import LlmJudge, NoisyJudge, RuleJudge
 from balcap.params.runtime import Runtime
 from balcap.records import PARTS, Judge
 
@@ -23,7 +24,7 @@ JUDGES: dict[str, Callable[[], Judge]] = {"oracle": Oracle, "lexical": Lexical}
 
 
 def make_judge(
-    params: RuleJudge | LlmJudge, runtime: Runtime, deadline: float, parts: Collection[str] = PARTS
+    params: RuleJudge | NoisyJudge | LlmJudge, runtime: Runtime, deadline: float, parts: Collection[str] = PARTS
 ) -> Judge:
     """The judge that the parameters name; a language model is asked for ``parts`` of a judgement only, and a group's
     questions end a little before ``deadline`` (s).
@@ -34,6 +35,8 @@ def make_judge(
         from balcap.judge.llm import make_llm_judge  # its client is needed by nobody else
 
         judge: Judge = make_llm_judge(params, runtime, parts, deadline)
+    elif params.name == "noisy":
+        judge = Noisy(Oracle(), params.flip, params.shift, params.seed)
     else:
         judge = JUDGES[params.name]()
     if judge.revision != params.revision:

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from balcap.params.base import Strict
 from balcap.params.collect import CollectQuestions, CollectReferences
 from balcap.params.evaluate import Evaluate
-from balcap.params.judge import LlmJudge, RuleJudge
+from balcap.params.judge import LlmJudge, NoisyJudge, RuleJudge
 from balcap.params.launch import launch_faults
 from balcap.params.prepare import Prepare
 from balcap.params.register import Register
@@ -94,7 +94,7 @@ class Params(Strict):
             "train.judge.name": self.train.judge.name,
             "evaluate.judge.name": self.evaluate.judge.name,
         }
-        wrong = [f"{key} = {name}" for key, name in used.items() if name in ("scenes", "oracle")]
+        wrong = [f"{key} = {name}" for key, name in used.items() if name in ("scenes", "oracle", "noisy")]
         if self.prepare.source.name != "scenes" and wrong:
             raise ValueError(
                 f"{', '.join(wrong)}: needs pictures with known facts, prepare.source.name is "
@@ -104,7 +104,7 @@ class Params(Strict):
         return self
 
 
-def _identity(judge: RuleJudge | LlmJudge) -> tuple[str, str, str]:
+def _identity(judge: RuleJudge | NoisyJudge | LlmJudge) -> tuple[str, str, str]:
     """What makes two judges one: rule and revision, or the model; other prompts make no other judge of it."""
     return (judge.name, judge.model, judge.model_revision) if judge.name == "llm" else (judge.name, judge.revision, "")
 

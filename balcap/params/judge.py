@@ -19,6 +19,22 @@ class RuleJudge(Strict):
     """Above this share of unknown parts per step, training stops in a controlled way with a checkpoint."""
 
 
+class NoisyJudge(Strict):
+    """The oracle with errors of known frequency, always the same ones for the same caption of a picture."""
+
+    name: Literal["noisy"]
+    revision: str = Field(min_length=1)
+    """Of the oracle."""
+    max_failure_rate: Share
+    """As of every judge; this one always answers."""
+    flip: Share
+    """Probability that a verdict (verified, pointable, covered) is the wrong one."""
+    shift: Share
+    """Probability that a mark is one higher or lower."""
+    seed: int = Field(ge=0)
+    """Which verdicts and marks those are."""
+
+
 class Calls(Strict):
     """One value for each kind of call: assertions of a caption, units covered, three marks, a question answered."""
 
@@ -57,4 +73,4 @@ class LlmJudge(Strict):
     """Longest answer of each kind of call; a longer one is unknown."""
 
 
-JudgeParams = Annotated[RuleJudge | LlmJudge, Field(discriminator="name")]
+JudgeParams = Annotated[RuleJudge | NoisyJudge | LlmJudge, Field(discriminator="name")]

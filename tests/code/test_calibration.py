@@ -19,10 +19,10 @@ from balcap.calibration.agreement import differences, verdicts
 from balcap.calibration.asking import only
 from balcap.calibration.labelled import VARIANTS, Case, SetError, photos_set, scenes_set
 from balcap.calibration.measure import measure
-from balcap.calibration.noise import Flipped
 from balcap.calibration.probes import PROBES, near_one, probe
 from balcap.calibration.report import probe_verdict, std_floor, verdict, write_calibration
 from balcap.judge.lexical import Lexical
+from balcap.judge.noisy import Noisy
 from balcap.judge.oracle import Oracle
 from balcap.records import Caption, Judgement
 
@@ -79,7 +79,7 @@ def test_the_oracle_is_without_error_on_its_own_world() -> None:
 
 
 def test_flips_are_found_at_their_rate() -> None:
-    found = measure(Flipped(Oracle(), 0.1, seed=1), CASES, deadline=60.0)
+    found = measure(Noisy(Oracle(), 0.1, seed=1), CASES, deadline=60.0)
     for part in ("verified", "pointable", "covered"):
         error = found.scores[part]["error"]
         assert error.low <= 0.1 <= error.high and error.high - error.low < 0.1  # type: ignore[operator]
@@ -193,7 +193,7 @@ def test_a_judge_that_seldom_answers_is_bad_and_advises_no_floor() -> None:
 
 def test_flips_ask_for_no_more_than_is_looked_at_and_keep_the_reasons() -> None:
     judge = Recorder()
-    found = measure(Flipped(judge, 0.1, seed=1), CASES[:4], deadline=60.0)
+    found = measure(Noisy(judge, 0.1, seed=1), CASES[:4], deadline=60.0)
     statements = {claim.text for case in CASES[:4] for claim in case.claims}
     assert {text for fills, text in judge.asked if fills == {"assertions"}} == statements
     assert "recall: cut off" in found.reasons
@@ -233,7 +233,7 @@ def test_a_part_that_is_not_asked_for_is_not_missing_and_one_that_failed_has_its
 
 
 def test_a_repetition_is_asked_of_the_judge_without_memory() -> None:
-    found = measure(Oracle(), CASES[:20], deadline=60.0, again=Flipped(Oracle(), 0.2, seed=1))
+    found = measure(Oracle(), CASES[:20], deadline=60.0, again=Noisy(Oracle(), 0.2, seed=1))
     assert found.scores["precision"]["noise"].value == 0.0
     assert found.scores["precision"]["retest"].value > 0.05  # type: ignore[operator]
 

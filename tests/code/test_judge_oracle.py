@@ -12,8 +12,8 @@ from runtime_world import runtime
 from balcap.collect.scenes import write_questions, write_reference
 from balcap.judge import JUDGES, JudgeMismatch, make_judge
 from balcap.judge.oracle import Oracle
-from balcap.params.judge import RuleJudge
-from balcap.records import Caption, Judge, Judgement, Question, Sample
+from balcap.params.judge import NoisyJudge, RuleJudge
+from balcap.records import MARKS, Caption, Judge, Judgement, Question, Sample
 from balcap.scenes import draw_scene, noisy_caption, parse
 
 SAMPLES = [
@@ -133,3 +133,31 @@ def test_a_caption_costs_milliseconds_at_most() -> None:
     for i, texts in enumerate(captions):
         judge(i, *texts)
     assert (time.process_time() - start) / (8 * len(SAMPLES)) < 5e-3
+
+
+def test_noise_has_its_size_stays_with_its_caption_and_spares_answers() -> None:
+    params = NoisyJudge(
+        name="noisy", revision=Oracle.revision, max_failure_rate=0.0, flip=0.1, shift=0.3, seed=4
+    )  # fmt: skip
+    noisy = make_judge(params, RUNTIME, 60.0)
+    texts = [noisy_caption(draw_scene(6, i, 1, 3), i) for i in range(len(SAMPLES))]
+
+    def all_of(judge_: Judge) -> list[Judgement]:
+        return [
+            asyncio.run(judge_.judge_group(sample, reference, [Caption(text)], write_questions(sample, 12, 4)))[0]
+            for sample, reference, text in zip(SAMPLES, REFERENCES, texts, strict=True)
+        ]
+
+    exact, found = all_of(Oracle()), all_of(noisy)
+    assert found == all_of(make_judge(params, RUNTIME, 60.0))  # always the same errors
+    verdicts = [
+        (a.verified, b.verified)
+        for one, other in zip(exact, found, strict=True)
+        for a, b in zip(one.assertions or (), other.assertions or (), strict=True)
+    ]
+    assert len(verdicts) > 800 and np.mean([a != b for a, b in verdicts]) == pytest.approx(0.1, abs=0.03)
+    marks = [(getattr(a, m), getattr(b, m)) for a, b in zip(exact, found, strict=True) for m in MARKS]
+    moved = np.array([abs(a - b) for a, b in marks])
+    assert set(moved) == {0, 1} and moved.mean() == pytest.approx(0.3, abs=0.08)
+    assert {b for _, b in marks} <= {1, 2, 3, 4, 5}
+    assert [j.answers for j in exact] == [j.answers for j in found]
