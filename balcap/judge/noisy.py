@@ -17,8 +17,8 @@ from balcap.records import Assertion, Caption, Judge, Judgement, Question, Refer
 
 
 class Noisy(Counting):
-    """``judge`` with every verdict (verified, pointable, covered) flipped with probability ``flip``, every mark moved by one
-    with probability ``shift``. Answers to questions stay as they are.
+    """``judge`` with every verdict (verified, pointable, covered) flipped with probability ``flip``, every mark moved
+    by one with probability ``shift``. Answers to questions stay as they are.
     """
 
     def __init__(self, judge: Judge, flip: float, shift: float = 0.0, seed: int = 0) -> None:
