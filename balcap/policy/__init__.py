@@ -1,4 +1,4 @@
-"""The captioner: building, keeping and asking a vision-language model of the LLaVA kind.
+"""The captioner: building, keeping and asking a vision-language model (LLaVA, Qwen2.5-VL).
 
     policy = load_policy("models/base")
     captions = generate_captions(policy, images, temperature=1.0, max_new_tokens=112, seed=0, batch_size=64)

@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as hf_logging
 
 from balcap.files import atomic_path, write_json
 from balcap.policy.folder import PolicyError, check_folder, read_note, write_note
+from balcap.policy.processor import read_processor, write_processor
 
 if not torch.cuda.is_available():  # saving a model imports DeepSpeed, which warns that it found no accelerator
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -58,7 +59,7 @@ def load_policy(path: Path | str, device: str = "cpu", dtype: torch.dtype | str 
     try:
         with quiet():
             model, found = _read_model(path, dtype)
-            processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            processor = read_processor(path)
     except Exception as error:  # a folder is a user's file, and libraries raise what they like for a broken one
         raise PolicyError(f"{path}: transformers cannot read this captioner: {error}") from error
     if wrong := sorted(found["missing_keys"]) + sorted(map(str, found["mismatched_keys"])):
@@ -66,7 +67,7 @@ def load_policy(path: Path | str, device: str = "cpu", dtype: torch.dtype | str 
             f"{path}: {len(wrong)} weights that config.json asks for are missing or of another shape ({wrong[0]} …); "
             "fetch the checkpoint again, or the config that belongs to it"
         )
-    processor.tokenizer.padding_side = "left"
+    model.generation_config = _plain(model.generation_config)
     return Policy(model.to(device).eval(), processor, **note)
 
 
@@ -83,17 +84,24 @@ def _read_model(path: Path, dtype: torch.dtype | str) -> tuple[Any, dict[str, An
     return read
 
 
+def _plain(recommended: GenerationConfig) -> GenerationConfig:
+    """Plain sampling with the folder's own end and forbidden tokens.
+
+    What else a folder recommends (Qwen2.5-VL: a repetition penalty) would be applied wherever a caller sets nothing,
+    and captions would come from another distribution than the one that is trained.
+    """
+    kept = ("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens")
+    return GenerationConfig(do_sample=True, top_k=0, **{name: getattr(recommended, name) for name in kept})
+
+
 def save_policy(policy: Policy, path: Path | str) -> None:
     """Write a captioner folder; it appears complete or not at all. Equal policies give equal bytes."""
-    tokenizer = policy.processor.tokenizer
-    tokenizer.backend_tokenizer.no_padding()  # the state of the last call, not part of the tokenizer
-    tokenizer.backend_tokenizer.no_truncation()
     with atomic_path(path) as folder:
         with quiet():
             policy.model.save_pretrained(folder)
-            policy.processor.save_pretrained(folder)
+            write_processor(policy.processor, folder)
         for weights in sorted(folder.glob("*.safetensors")):
-            _rename_keys(weights)
+            nest_tower(weights)
         for text in sorted(folder.glob("*.json")):
             _tidy_json(text)
         write_note(folder, policy.prompt, policy.restore_capitals, policy.max_new_tokens)
@@ -119,7 +127,7 @@ def _nested(key: str) -> str:
     return f"{head}{NESTED}{tail}" if found and head in ("", "model.") and not key.startswith(head + NESTED) else key
 
 
-def _rename_keys(weights: Path) -> None:
+def nest_tower(weights: Path) -> None:
     """Rewrite one safetensors file under vLLM's names; a file without a tower stays as it is."""
     with safe_open(weights, "pt") as f:
         tensors = {_nested(key): f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
