@@ -48,7 +48,10 @@ def picture_order(pictures: int, needed: int, seed: int) -> list[int]:
 
 
 class Pictures:
-    """Decodes the rows of a batch; pictures of the running step are kept, so that a group shares one object."""
+    """Decodes the rows of a batch, each picture once: those of two steps are kept, and a group shares one object.
+
+    TRL asks for all rows of a phase again at each of its micro-steps, and one batch ahead.
+    """
 
     def __init__(self, samples: Sequence[Sample], prompt: list[dict[str, str]], keep: int) -> None:
         self.samples, self.prompt, self.keep = samples, prompt, keep
@@ -68,6 +71,7 @@ class Pictures:
             self._decoded[i] = decode(self.samples[i].image)
             while len(self._decoded) > self.keep:
                 self._decoded.popitem(last=False)
+        self._decoded.move_to_end(i)
         return self._decoded[i]
 
 

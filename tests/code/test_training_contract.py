@@ -15,7 +15,7 @@ import trl
 from transformers import Trainer
 from trl import GRPOTrainer
 
-from balcap.policy.generate import chat_prompt, forbidden_tokens
+from balcap.policy.generate import chat_prompt, forbidden_tokens, to_caption
 from balcap.policy.store import load_policy
 from balcap.records import Picture
 from balcap.training.checkpoint import Checkpointed
@@ -58,7 +58,14 @@ def test_the_release_is_the_pinned_one() -> None:
 
 SIGNATURES = {
     (GRPOTrainer, "training_step"): ["self", "model", "inputs", "num_items_in_batch"],
-    (GRPOTrainer, "_generate"): ["self", "prompts"],
+    (GRPOTrainer, "_generate_single_turn"): [
+        "self",
+        "prompt_ids",
+        "images",
+        "multimodal_fields",
+        "num_generations",
+        "has_tool_images",
+    ],
     (GRPOTrainer, "_calculate_rewards"): ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     (GRPOTrainer, "_generate_and_score_completions"): ["self", "inputs"],
     (GRPOTrainer, "_save_checkpoint"): ["self", "model", "trial"],
@@ -85,7 +92,17 @@ def test_nothing_else_is_overridden() -> None:
 def test_our_own_names_hide_none_of_theirs(trainer: CaptionTrainer) -> None:
     source = inspect.getsource(GRPOTrainer) + inspect.getsource(Trainer)
     own = ["policy", "params", "judging", "pictures", "rule", "clock", "measured", "extra_state"]
-    own += ["_rows", "_scored", "_run_dir", "_column", "_groups", "_advantages", "_check_judge", "_checkpoint"]
+    own += [
+        "_importance",
+        "_rows",
+        "_scored",
+        "_run_dir",
+        "_column",
+        "_groups",
+        "_advantages",
+        "_check_judge",
+        "_checkpoint",
+    ]
     own += ["phase_begins", "checkpoint_now", "_phase"]
     assert all(hasattr(trainer, name) for name in own)
     assert not [name for name in own if re.search(rf"self\.{name}\b", source)]
@@ -101,23 +118,29 @@ def test_groups_lie_together_in_the_order_of_the_data(trainer: CaptionTrainer) -
 
 
 def test_generation_comes_before_log_probabilities_before_rewards() -> None:
-    """Judging overlaps with what lies between ``_generate`` and ``_calculate_rewards``."""
+    """Judging overlaps with what lies between ``_generate_single_turn`` and ``_calculate_rewards``."""
+    assert "self._generate_single_turn(" in inspect.getsource(GRPOTrainer._generate)
     source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     calls = ["self._generate(", "self._get_per_token_logps_and_entropies(", "self._calculate_rewards("]
     places = [source.index(call) for call in calls]
     assert places == sorted(places)
 
 
-def test_generate_returns_the_completions_second(trainer: CaptionTrainer) -> None:
+def test_a_turn_returns_the_completions_first(trainer: CaptionTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs: list[Any] = []
+    turn = GRPOTrainer._generate_single_turn
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", lambda *args: theirs.append(turn(*args)) or theirs[-1])
     trainer._rows = batch(trainer)
     prompts = [
         [{"role": "user", "content": [{"type": "image", "image": row["image"]}, {"type": "text", "text": "describe"}]}]
         for row in trainer._rows
     ]
     output = trainer._generate(prompts)
-    completions = output[1]
+    [(completions, logps)] = theirs
+    judged = [caption.text for group in trainer.judging._groups for caption in group.captions]
+    assert judged == [to_caption(trainer.policy, ids).text for ids in completions] and logps is None
     trainer.judging.collect()
-    assert len(output) == 8 and len(completions) == 16
+    assert output[1] == completions and len(completions) == 16
     assert all(isinstance(ids, list) and 1 <= len(ids) <= 12 for ids in completions)
     end = trainer.policy.processor.tokenizer.eos_token_id
     assert all(end not in ids[:-1] for ids in completions)  # the end token is kept, nothing behind it

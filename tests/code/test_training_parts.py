@@ -24,7 +24,16 @@ from balcap.training.clock import Clock
 from balcap.training.config import grpo_config, steps_per_generation
 from balcap.training.data import TrainingError, dataset, picture_order, with_reference
 from balcap.training.judging import Group, Judging
-from balcap.training.metrics import TIMES, batch_metrics, metric_names, reward_metrics
+from balcap.training.metrics import (
+    ENTROPY,
+    IMPORTANCE,
+    TIMES,
+    batch_metrics,
+    correlation,
+    importance_metrics,
+    metric_names,
+    reward_metrics,
+)
 from balcap.training.outputs import summary, write_curves, write_samples
 
 CAPTIONS = [Caption("A red stripe is here."), Caption("Down"), Caption("", truncated=True), Caption("very up")]
@@ -174,7 +183,8 @@ def test_metrics_of_a_batch_by_hand() -> None:
         advantages=np.array([1.0, -1.0, 1.0, -1.0]),
         group_size=2,
     )
-    assert list(found) == metric_names(["precision", "recall"])
+    assert [*found, *IMPORTANCE, ENTROPY] == metric_names(["precision", "recall"])
+    assert math.isnan(found["correlation/precision-recall"])  # recall does not differ inside a group
     assert found["reward/precision/mean"] == 0.5
     assert found["reward/precision/std"] == pytest.approx(np.std(rewards[:, 0], ddof=1))
     assert found["reward/precision/group_std"] == pytest.approx((math.sqrt(0.5) + math.sqrt(0.125)) / 2)
@@ -225,6 +235,25 @@ def test_wholly_unknown_rewards_have_no_mean() -> None:
     assert math.isnan(found["reward/recall/mean"]) and math.isnan(found["length/ratio"])
     assert found["reward/recall/unknown"] == 1.0 and found["reward/recall/dead"] == 1.0
     assert math.isnan(found["reward/recall/group_std"])
+
+
+def test_rewards_are_correlated_inside_groups() -> None:
+    """Against numpy on what is known, less the groups' means; that one picture scores higher is no correlation."""
+    rng = np.random.default_rng(0)
+    pair = rng.random((24, 2)) + np.repeat([[0.0, 0.0], [5.0, 5.0], [9.0, 9.0]], 8, axis=0)
+    known = np.concatenate([part - part.mean(axis=0) for part in pair.reshape(3, 8, 2)])
+    assert correlation(pair, 8) == pytest.approx(np.corrcoef(known.T)[0, 1])
+    pair[0, 1] = pair[9, 0] = np.nan
+    left = [pair[1:8], pair[[8, *range(10, 16)]], pair[16:]]
+    known = np.concatenate([part - part.mean(axis=0) for part in left])
+    assert correlation(pair, 8) == pytest.approx(np.corrcoef(known.T)[0, 1])
+    assert correlation(np.column_stack([pair[:, 0], -2.0 * pair[:, 0]]), 8) == pytest.approx(-1.0)
+    assert math.isnan(correlation(np.full((8, 2), np.nan), 8))
+
+
+def test_importance_weights_are_shares_or_unknown() -> None:
+    assert list(importance_metrics(1, 2, 8).values()) == [0.125, 0.25]
+    assert all(math.isnan(value) for value in importance_metrics(0, 0, 0).values())
 
 
 def test_an_unknown_group_does_not_lower_the_spread() -> None:
