@@ -143,9 +143,10 @@ def try_(
 
 def prompts() -> None:
     """Print each prompt with version and sha256, as train.judge.prompts pins them."""
-    from balcap.judge.prompts import load_prompt, names
+    from balcap.judge.prompts import FOLDER, load_prompt
+    from balcap.llm.prompts import names
 
-    for name in names():
+    for name in names(FOLDER):
         prompt = load_prompt(name)
         print(f"{name:<16} version {prompt.version}  {prompt.sha256}")
 
@@ -189,7 +190,8 @@ def _parts(rewards: str) -> frozenset[str]:
 
 def _judge(name: str, parts: Collection[str], deadline: float) -> Judge:
     """A judge by rule, or the one that a section of params.yaml names."""
-    from balcap.judge import JUDGES, JudgeMismatch, make_judge
+    from balcap.judge import JUDGES, make_judge
+    from balcap.llm.base import Mismatch
     from balcap.params import ParamsError, load_params
 
     if name in JUDGES:
@@ -199,5 +201,5 @@ def _judge(name: str, parts: Collection[str], deadline: float) -> Judge:
     try:
         params = load_params()
         return make_judge(getattr(params, name).judge, params.runtime, deadline, parts)
-    except (ParamsError, JudgeMismatch) as error:
+    except (ParamsError, Mismatch) as error:
         fail(str(error))

@@ -21,7 +21,7 @@ from balcap.cli_calibrate import calibrate, check, prompts, try_
 from balcap.cli_fail import fail
 
 if TYPE_CHECKING:
-    from balcap.judge.cache import AnswerCache
+    from balcap.llm.cache import AnswerCache
 
 judge = typer.Typer(
     help="""Judges: who gives the rewards, and what they answered.
@@ -140,7 +140,7 @@ def in_bytes(text: str) -> int:
 @contextmanager
 def _opened(file: Path | None) -> Iterator[AnswerCache]:
     """The cache; ends with one message if there is none, or if it is something else: a file is never made or moved."""
-    from balcap.judge.cache import AnswerCache
+    from balcap.llm.cache import AnswerCache
     from balcap.workspace import work_root
 
     path = file or work_root() / "judge" / "answers.sqlite"

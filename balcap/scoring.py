@@ -21,7 +21,8 @@ from balcap.collect.units import split_units as split_english
 from balcap.hashing import image_id
 from balcap.images import decode
 from balcap.judge import JUDGES
-from balcap.judge.guard import GRACE, Background, Guard
+from balcap.judge.guard import Guard
+from balcap.llm.background import GRACE, Background
 from balcap.records import Caption, Judge, Judgement, Question, Reference, Sample
 from balcap.rewards import REWARDS, bind, length
 from balcap.scenes import split_units as split_atoms

@@ -35,10 +35,10 @@ from aiohttp import web
 from PIL import Image
 
 from balcap.hashing import image_id
-from balcap.judge.cache import AnswerCache
-from balcap.judge.client import Client
 from balcap.judge.llm import REVISION, LlmJudge
 from balcap.judge.prompts import load_prompt
+from balcap.llm.cache import AnswerCache
+from balcap.llm.client import Client
 from balcap.params.judge import Calls, Prompts
 from balcap.params.judge import LlmJudge as LlmParams
 from balcap.params.runtime import Serving

@@ -33,7 +33,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
-from balcap.judge.client import Answer, Call, CallFailed, Client
+from balcap.llm.client import Answer, Call, CallFailed, Client
 from balcap.params.runtime import Serving
 
 PLACES, SECONDS = 64, 0.2

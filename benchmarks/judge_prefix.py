@@ -40,7 +40,7 @@ import numpy as np
 
 from balcap.calibration.asking import judge_at
 from balcap.calibration.labelled import Case, photos_set
-from balcap.judge.client import Answer, Call, CallFailed, Client
+from balcap.llm.client import Answer, Call, CallFailed, Client
 from balcap.params.runtime import Serving
 from balcap.progress import Progress
 from balcap.records import MARKS, Caption

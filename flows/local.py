@@ -48,7 +48,7 @@ def execute(request: RunRequest, checkout: Path) -> RunResult:
 def _warn_of_silence(params: Params) -> None:
     """Name the models that do not answer; without any, nothing of a client is imported."""
     if params.asked_models:
-        from balcap.judge.asking import silent_models
+        from balcap.llm.reach import silent_models
 
         for warning in silent_models(params):
             print(f"warning: {warning}", flush=True)

@@ -11,8 +11,8 @@ from functools import partial
 
 from balcap.collect import QUESTIONS, question_writer
 from balcap.collect.curate import Curated, curate
-from balcap.judge.base import JudgeMismatch
 from balcap.judge.reader import ReaderFailed, make_reader, measure_all
+from balcap.llm.base import Mismatch
 from balcap.records import Question
 from balcap.records_io import read_samples, write_questions
 from steps._collecting import collect_all
@@ -40,7 +40,7 @@ def measured(s: Stage, questions: list[Question]) -> list[Question]:
     try:
         reader = make_reader(params, s.params.runtime)
         found = measure_all(reader, read_samples("data/images"), questions)
-    except (JudgeMismatch, ReaderFailed) as error:
+    except (Mismatch, ReaderFailed) as error:
         raise StageError(str(error)) from None
     s.run.log(reader.account())
     return found

@@ -12,7 +12,8 @@ import torch
 from balcap.evaluation.judging import JudgeFailed
 from balcap.evaluation.run import NothingToEvaluate, Results, evaluate
 from balcap.evaluation.write import before_and_after, write_results
-from balcap.judge import JudgeMismatch, make_judge
+from balcap.judge import make_judge
+from balcap.llm.base import Mismatch
 from balcap.policy.folder import PolicyError
 from balcap.records_io import read_questions, read_references, read_samples
 from steps._stage import Stage, StageError, main, stage
@@ -36,7 +37,7 @@ def body() -> None:
                 s.work,
                 make_judge(params.judge, s.params.runtime, params.judge_deadline),
             )
-        except (NothingToEvaluate, JudgeFailed, JudgeMismatch, PolicyError) as error:
+        except (NothingToEvaluate, JudgeFailed, Mismatch, PolicyError) as error:
             raise StageError(str(error)) from None
         write_results(results, params, lambda name: s.output(f"{REPORTS}/{name}"))
         track(s, results)

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from balcap.files import write_json
-from balcap.judge.base import JudgeMismatch
+from balcap.llm.base import Mismatch
 from balcap.mlflow_store import connect, experiment_name, tracking_uri
 from balcap.registry.candidate import Candidate, read_candidate
 from balcap.registry.ensure import REGISTRATION
@@ -48,7 +48,7 @@ def publish(candidate: Candidate, s: Stage) -> str:
         )
         words = name_words(client, s.params, candidate.name, version)
         move_alias(client, candidate.name, s.params.register_.alias, version)
-    except JudgeMismatch as error:
+    except Mismatch as error:
         raise StageError(str(error)) from None
     except MlflowException as error:
         raise StageError(

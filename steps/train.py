@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from balcap.files import write_json
-from balcap.judge import JudgeMismatch, make_judge
+from balcap.judge import make_judge
+from balcap.llm.base import Mismatch
 from balcap.params import Params
 from balcap.policy.folder import PolicyError
 from balcap.policy.store import save_policy
@@ -39,7 +40,7 @@ def body() -> None:
                 s.run,
                 _judge(s.params),
             )
-        except (TrainingError, Ended, JudgeMismatch, PolicyError) as error:
+        except (TrainingError, Ended, Mismatch, PolicyError) as error:
             raise StageError(str(error)) from None
         publish(s, result)
 

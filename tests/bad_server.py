@@ -25,7 +25,7 @@ from typing import Any
 
 from aiohttp import web
 
-from balcap.judge.guard import Background
+from balcap.llm.background import Background
 
 SECONDS = 10.0
 """Deadline of everything that a test waits for here."""

@@ -12,12 +12,12 @@ from typing import Any
 
 from aiohttp import web
 
-from balcap.judge.cache import AnswerCache
-from balcap.judge.client import Client
-from balcap.judge.guard import Background
 from balcap.judge.llm import LlmJudge
 from balcap.judge.oracle import Oracle as Rule
 from balcap.judge.prompts import load_prompt
+from balcap.llm.background import Background
+from balcap.llm.cache import AnswerCache
+from balcap.llm.client import Client
 from balcap.params.judge import LlmJudge as Params
 from balcap.params.runtime import Serving
 from balcap.records import PARTS, Caption, Judgement, Picture, Sample

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balcap.judge.asking import LONGEST
-from balcap.judge.cache import AnswerCache
-from balcap.judge.client import Client
 from balcap.judge.guard import Guard
 from balcap.judge.llm import REVISION, SHARE_OF_DEADLINE, LlmJudge
 from balcap.judge.noisy import Noisy
 from balcap.judge.prompts import load_prompt
+from balcap.llm.asking import LONGEST
+from balcap.llm.cache import AnswerCache
+from balcap.llm.client import Client
 from balcap.params.judge import Calls, Prompts
 from balcap.params.judge import LlmJudge as LlmParams
 from balcap.params.runtime import Serving

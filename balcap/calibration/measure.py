@@ -18,7 +18,7 @@ from balcap.calibration.agreement import differences, verdicts
 from balcap.calibration.asking import AT_ONCE, Group, ask, title
 from balcap.calibration.labelled import Case
 from balcap.evaluation.stats import Score
-from balcap.judge.guard import GRACE, Background
+from balcap.llm.background import GRACE, Background
 from balcap.records import PARTS, Caption, Judge, Judgement
 from balcap.rewards import REWARDS as RULES
 from balcap.rewards import bind

@@ -20,7 +20,7 @@ from balcap.calibration.agreement import differences
 from balcap.calibration.asking import AT_ONCE, Group, ask
 from balcap.calibration.labelled import Case
 from balcap.evaluation.stats import Score
-from balcap.judge.guard import GRACE, Background
+from balcap.llm.background import GRACE, Background
 from balcap.records import Caption, Judge
 from balcap.rewards import REWARDS as RULES
 from balcap.rewards import bind

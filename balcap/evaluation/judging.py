@@ -6,7 +6,8 @@ import asyncio
 import math
 from collections.abc import Sequence
 
-from balcap.judge.guard import GRACE, Background, Guard
+from balcap.judge.guard import Guard
+from balcap.llm.background import GRACE, Background
 from balcap.progress import Progress
 from balcap.records import Caption, Judgement, Picture
 from balcap.rewards.base import worthless

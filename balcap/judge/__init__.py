@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from balcap.judge.base import JudgeMismatch
 from balcap.judge.lexical import Lexical
 from balcap.judge.noisy import Noisy
 from balcap.judge.oracle import Oracle
+from balcap.llm.base import Mismatch
 from balcap.params.judge import LlmJudge, NoisyJudge, RuleJudge
 from balcap.params.runtime import Runtime
 from balcap.records import PARTS, Judge
-
-__all__ = ["JUDGES", "JudgeMismatch", "make_judge"]
 
 JUDGES: dict[str, Callable[[], Judge]] = {"oracle": Oracle, "lexical": Lexical}
 """Judges by rule: they need no settings."""
@@ -29,7 +27,7 @@ def make_judge(
     """The judge that the parameters name; a language model is asked for ``parts`` of a judgement only, and a group's
     questions end a little before ``deadline`` (s).
 
-    Raises :class:`JudgeMismatch` unless revision and prompts are the pinned ones.
+    Raises :class:`Mismatch` unless revision and prompts are the pinned ones.
     """
     if params.name == "llm":
         from balcap.judge.llm import make_llm_judge  # its client is needed by nobody else
@@ -40,7 +38,7 @@ def make_judge(
     else:
         judge = JUDGES[params.name]()
     if judge.revision != params.revision:
-        raise JudgeMismatch(
+        raise Mismatch(
             f"judge.revision = {params.revision!r}: judge {params.name} is at revision {judge.revision!r}; its scores "
             "are not comparable with those of another revision. Pin the one at hand to go on"
         )

@@ -2,6 +2,7 @@
 
     schema("recall", units=7)                        bound into the decoding by the server
     parse("recall", '{"covered":[1,4]}', units=7)    (True, False, False, True, False, False, False)
+    form("recall", units=7)                          both together
 
 Reading is strict where a number depends on it: a part that is missing, of another type or out of range is an
 :class:`AnswerError`, which leaves the part unknown. Text around the JSON object is passed over.
@@ -9,9 +10,10 @@ Reading is strict where a number depends on it: a part that is missing, of anoth
 
 from __future__ import annotations
 
-import json
-from typing import Any, NoReturn
+from functools import lru_cache
+from typing import Any
 
+from balcap.llm.forms import AnswerError, Form, array_of, first_object, list_in, object_of
 from balcap.records import MARKS, Assertion
 
 MOST_ASSERTIONS = 100
@@ -19,8 +21,15 @@ LONGEST_ASSERTION = 200
 """Characters; both bound what a model that loses itself can write. A full list may lack what came behind it."""
 
 
-class AnswerError(ValueError):
-    """An answer out of form; the message is short, for it is counted."""
+@lru_cache(1024)
+def form(kind: str, *, units: int = 0, options: str = "", order: tuple[int, ...] = ()) -> Form:
+    """What an answer of this kind may be, and how it is read; ``order`` maps a letter's place to the option's index."""
+
+    def read(text: str) -> Any:
+        part = parse(kind, text, units=units, options=options)
+        return order[part] if order else part
+
+    return Form(schema(kind, units=units, options=options), read)
 
 
 def schema(kind: str, *, units: int = 0, options: str = "") -> dict[str, Any]:
@@ -28,56 +37,24 @@ def schema(kind: str, *, units: int = 0, options: str = "") -> dict[str, Any]:
     bit = {"type": "integer", "enum": [0, 1]}
     if kind == "precision":
         text = {"type": "string", "maxLength": LONGEST_ASSERTION}
-        return _object(assertions=_array(_object(t=text, v=bit, p=bit), MOST_ASSERTIONS))
+        return object_of(assertions=array_of(object_of(t=text, v=bit, p=bit), MOST_ASSERTIONS))
     if kind == "recall":
-        return _object(covered=_array({"type": "integer", "minimum": 1, "maximum": units}, units))
+        return object_of(covered=array_of({"type": "integer", "minimum": 1, "maximum": units}, units))
     if kind == "linguistic":
-        return _object(**{mark: {"type": "integer", "enum": [1, 2, 3, 4, 5]} for mark in MARKS})
-    return _object(answer={"type": "string", "enum": list(options)})
+        return object_of(**{mark: {"type": "integer", "enum": [1, 2, 3, 4, 5]} for mark in MARKS})
+    return object_of(answer={"type": "string", "enum": list(options)})
 
 
 def parse(kind: str, text: str, *, units: int = 0, options: str = "") -> Any:
     """The part that ``text`` says: assertions, covered, the three marks, or the index of an option."""
-    said = _first_object(text)
+    said = first_object(text)
     if kind == "precision":
-        return tuple(_assertion(entry) for entry in _short(_list(said, "assertions")))
+        return tuple(_assertion(entry) for entry in _short(list_in(said, "assertions")))
     if kind == "recall":
-        return _covered(_list(said, "covered"), units)
+        return _covered(list_in(said, "covered"), units)
     if kind == "linguistic":
         return tuple(_mark(said, mark) for mark in MARKS)
     return _option(said, options)
-
-
-def _object(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def _array(items: dict[str, Any], most: int) -> dict[str, Any]:
-    return {"type": "array", "items": items, "maxItems": most}
-
-
-def _first_object(text: str) -> dict[str, Any]:
-    try:
-        found, _ = _DECODER.raw_decode(text, text.index("{"))
-    except (ValueError, RecursionError):
-        raise AnswerError("no JSON") from None
-    assert isinstance(found, dict)
-    return found
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
-# Not strict about line breaks and the like inside a string: servers that bind answers to a schema let them through.
-_DECODER = json.JSONDecoder(parse_constant=_no_number, strict=False)
-
-
-def _list(said: dict[str, Any], name: str) -> list[Any]:
-    if not isinstance(said.get(name), list):
-        raise AnswerError(f"no {name}")
-    found: list[Any] = said[name]
-    return found
 
 
 def _short(found: list[Any]) -> list[Any]:

@@ -1,10 +1,6 @@
-"""What judges share: the count of what they could not say, by reason; what is wrong with a pinned one."""
+"""What judges share: the count of what they could not say, by reason."""
 
 from __future__ import annotations
-
-
-class JudgeMismatch(ValueError):
-    """The parameters pin another revision or prompt than the code has, or the judge cannot be reached as they say."""
 
 
 class Counting:

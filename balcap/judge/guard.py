@@ -3,8 +3,6 @@
     guard = Guard(judge, deadline=60.0)
     judged = await guard.judge_group(sample, reference, captions)    # never raises, never late
     guard.why()                                                      # "deadline: 3, malformed covered: 1"
-    with Background() as loop:
-        loop.run(coroutine, 90.0)                                    # TimeoutError, also when the judge blocks its loop
 
 A judge that raises, hangs, is cancelled, answers for the wrong number of captions or out of form leaves what it did not
 say unknown (``None``), and each such part or group is counted under its reason. The unit of work, and of the deadline,
@@ -15,19 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import Counter
-from collections.abc import Coroutine
-from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from balcap.records import CANNOT_BE_ANSWERED, MARKS, Assertion, Caption, Judge, Judgement, Question, Reference, Sample
 
 logger = logging.getLogger(__name__)
-GRACE = 5.0
-"""Seconds that a loop gets to report after a deadline; a judge that blocks it never does."""
-T = TypeVar("T")
 
 
 class Guard:
@@ -113,50 +105,3 @@ def _verdicts(*values: object) -> bool:
 def _is_answer(rounds: tuple[int, ...], options: int) -> bool:
     """At least one round, and in each an option of the question or the abstention."""
     return bool(rounds) and all(type(option) is int and CANNOT_BE_ANSWERED <= option < options for option in rounds)
-
-
-class Background:
-    """An event loop in a thread of its own: work goes on while the caller does, and no wait is without an end."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="judging", daemon=True)
-        self._thread.start()
-
-    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start ``work``; returns at once."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def run(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
-        """The result of ``work``; raises ``TimeoutError`` after ``seconds``."""
-        return take(self.submit(work), seconds)
-
-    def close(self) -> None:
-        """Cancel what still runs and stop the loop; a judge that blocks it is abandoned with it."""
-        asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop)
-        self._thread.join(GRACE)
-        if not self._thread.is_alive():
-            self._loop.close()
-
-    async def _cancel_all(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=GRACE / 2)
-        self._loop.stop()
-
-    def __enter__(self) -> Background:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def take(future: Future[T], seconds: float) -> T:
-    """The result of ``future``; after ``seconds`` it is cancelled and ``TimeoutError`` raised."""
-    try:
-        return future.result(max(0.0, seconds))
-    except TimeoutError:
-        future.cancel()
-        raise

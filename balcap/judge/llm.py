@@ -22,11 +22,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from balcap.judge.asking import LONGEST, Ask, Asking, Shown, lettered, open_cache, open_client, turned, unreachable
+from balcap.judge.answers import form
 from balcap.judge.base import Counting
-from balcap.judge.cache import AnswerCache
-from balcap.judge.client import Client
-from balcap.judge.prompts import Prompt, pinned_prompts
+from balcap.judge.options import lettered, turned
+from balcap.judge.prompts import pinned_prompts
+from balcap.llm.asking import LONGEST, Ask, Asking, Shown
+from balcap.llm.cache import AnswerCache
+from balcap.llm.client import Client
+from balcap.llm.prompts import Prompt
+from balcap.llm.reach import open_cache, open_client, unreachable
 from balcap.params.judge import LlmJudge as LlmParams
 from balcap.params.runtime import Runtime
 from balcap.records import CANNOT_BE_ANSWERED, MARKS, Caption, Judgement, Question, Reference, Sample
@@ -34,6 +38,7 @@ from balcap.records import CANNOT_BE_ANSWERED, MARKS, Caption, Judgement, Questi
 REVISION = "1"
 """Of the rules below; one that changes a judgement raises it."""
 SHARE_OF_DEADLINE = 0.95
+NO_BOUNDS: Mapping[str, Any] = {}
 
 
 class LlmJudge(Counting):
@@ -109,19 +114,18 @@ class LlmJudge(Counting):
         """Round ``n`` of a question: the options in an order of its own."""
         order = turned(question, scene.seed, n)
         values = {**text, **lettered(question, order)}
-        return self._new(scene, "answer", values, {"options": "".join(values["options"])}, order)
+        return self._new(scene, "answer", values, {"options": "".join(values["options"]), "order": order})
 
     def _new(
         self,
         scene: _Scene,
         kind: str,
         values: dict[str, Any],
-        bounds: dict[str, Any] | None = None,
-        order: tuple[int, ...] = (),
+        bounds: Mapping[str, Any] = NO_BOUNDS,
     ) -> Ask:
         seen = scene.shown.sha256 if kind == "precision" and self.params.sees_picture else ""
         limit = getattr(self.params.max_tokens, kind)
-        return self.asking.new(kind, self.prompts[kind], values, limit, bounds, seen, order)
+        return self.asking.new(kind, self.prompts[kind], values, limit, form(kind, **bounds), seen)
 
     def _judgement(self, caption: Caption, scene: _Scene, asks: list[Ask], parts: Mapping[str, Any]) -> Judgement:
         if not caption.text:

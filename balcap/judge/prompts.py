@@ -1,87 +1,28 @@
-"""Prompts: Markdown files with front matter, in ``prompts/``, pinned by the sha256 of the file.
+"""The words of judges and of the reader of questions: the files in ``prompts/``, and which call uses which.
 
-    prompt = load_prompt("recall")
-    prompt.system, prompt.render(units={"1": "A cat."}, caption="A dog.")
-
-A file has the sections ``## system`` (fixed, so that a server's prefix cache keeps it) and ``## user`` (a Jinja2
-template whose placeholders the front matter names). It is rendered in a sandbox, and every value enters through the
-filter ``json``: what a caption contains (quotes, tags, template syntax) stays inside a JSON string.
+prompts = pinned_prompts(params.train.judge, "train.judge", kinds(parts))
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import yaml
-from jinja2 import StrictUndefined, Template, Undefined, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from balcap.hashing import sha256_text
-from balcap.judge.base import JudgeMismatch
+from balcap.llm import prompts
+from balcap.llm.prompts import Prompt
 from balcap.params.judge import LlmJudge
 
 FOLDER = Path(__file__).with_suffix("")
-SECTIONS = re.compile(
-    r"\A---\n(?P<front>.*?)\n---\n## system\n\n(?P<system>.*?)\n\n## user\n\n(?P<user>.*?)\n*\Z", re.S
-)
 
 
-class PromptError(JudgeMismatch):
-    """A prompt file that cannot be used, or is not the pinned one; the message names file and remedy."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt; ``text`` is its whole file, ``sha256`` the file's."""
-
-    name: str
-    version: int
-    text: str
-    sha256: str
-    system: str
-    template: Template
-
-    def render(self, **values: Any) -> str:
-        """The user's part; raises ``jinja2.UndefinedError`` when a placeholder has no value."""
-        return self.template.render(values)
-
-
-def load_prompt(name: str, folder: Path = FOLDER) -> Prompt:
-    """Read ``NAME.md``; raises :class:`PromptError` for a missing or malformed file."""
-    path = folder / f"{name}.md"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PromptError(f"{path.name}: {error.strerror}; there are: {', '.join(names(folder))}") from None
-    found = SECTIONS.match(text)
-    front = yaml.safe_load(found["front"]) if found else None
-    if not found or not isinstance(front, dict) or set(front) != {"name", "version", "placeholders"}:
-        raise PromptError(f"{path.name}: needs front matter (name, version, placeholders), ## system and ## user")
-    _check(path, front, found["user"])
-    template = _sandbox().from_string(found["user"])
-    return Prompt(name, front["version"], text, sha256_text(text), found["system"], template)
-
-
-def names(folder: Path = FOLDER) -> list[str]:
-    """All prompts."""
-    return sorted(path.stem for path in folder.glob("*.md"))
+def load_prompt(name: str) -> Prompt:
+    """Read ``NAME.md``; raises ``PromptError``."""
+    return prompts.load_prompt(name, FOLDER)
 
 
 def pinned(name: str, sha256: str, key: str) -> Prompt:
-    """The prompt ``name`` if it is the one that the parameter ``key`` pins; raises :class:`PromptError` otherwise."""
-    prompt = load_prompt(name)
-    if prompt.sha256 != sha256:
-        raise PromptError(
-            f"{key} = {sha256[:12]}…: the file balcap/judge/prompts/{name}.md has {prompt.sha256}; another prompt is "
-            "another judge. Set the key to this value to go on with the file as it is"
-        )
-    return prompt
+    """The prompt ``name`` if it is the one that the parameter ``key`` pins; raises ``PromptError`` otherwise."""
+    return prompts.pinned(name, sha256, key, FOLDER)
 
 
 def file_of(params: LlmJudge, kind: str) -> str:
@@ -90,30 +31,6 @@ def file_of(params: LlmJudge, kind: str) -> str:
 
 
 def pinned_prompts(params: LlmJudge, key: str, kinds: Iterable[str]) -> dict[str, Prompt]:
-    """The prompts of these kinds of call; raises :class:`PromptError` naming ``KEY.prompts.KIND`` for another file."""
+    """The prompts of these kinds of call; raises ``PromptError`` naming ``KEY.prompts.KIND`` for another file."""
     hashes = params.prompts.model_dump()
     return {kind: pinned(file_of(params, kind), hashes[kind], f"{key}.prompts.{kind}") for kind in kinds}
-
-
-def _check(path: Path, front: Mapping[str, Any], user: str) -> None:
-    used = meta.find_undeclared_variables(_sandbox().parse(user))
-    if front["name"] != path.stem or used != set(front["placeholders"]):
-        raise PromptError(
-            f"{path.name}: front matter says name {front['name']}, placeholders {sorted(front['placeholders'])}; the "
-            f"file is called {path.stem}, its template uses {sorted(used)}"
-        )
-    if raw := re.findall(r"{{((?:(?!\| *json *}}).)*?)}}", user, re.S):
-        raise PromptError(f"{path.name}: {{{{{raw[0]}}}}} must end in '| json', so that no value breaks out")
-
-
-@cache
-def _sandbox() -> ImmutableSandboxedEnvironment:
-    sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-    sandbox.filters["json"] = _json
-    return sandbox
-
-
-def _json(value: Any) -> str:
-    if isinstance(value, Undefined):
-        str(value)  # raises, and names the placeholder
-    return json.dumps(value, ensure_ascii=False)

@@ -18,12 +18,16 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
-from balcap.judge.asking import LONGEST, Ask, Asking, Shown, lettered, open_cache, open_client, turned
+from balcap.judge.answers import form
 from balcap.judge.base import Counting
-from balcap.judge.cache import AnswerCache
-from balcap.judge.client import Client
-from balcap.judge.guard import GRACE, Background
-from balcap.judge.prompts import Prompt, pinned
+from balcap.judge.options import lettered, turned
+from balcap.judge.prompts import pinned
+from balcap.llm.asking import LONGEST, Ask, Asking, Shown
+from balcap.llm.background import GRACE, Background
+from balcap.llm.cache import AnswerCache
+from balcap.llm.client import Client
+from balcap.llm.prompts import Prompt
+from balcap.llm.reach import open_cache, open_client
 from balcap.params.collect import QuestionReader
 from balcap.params.runtime import Runtime
 from balcap.progress import Progress
@@ -79,8 +83,8 @@ class Reader(Counting):
         order = turned(question, 0, turn)
         values = lettered(question, order, CANNOT)
         seen = shown.sha256 if how == "seen" else ""
-        bounds = {"options": "".join(values["options"])}
-        return self.asking.new("answer", self.prompts[how], values, self.params.max_tokens, bounds, seen, order)
+        bound = form("answer", options="".join(values["options"]), order=order)
+        return self.asking.new("answer", self.prompts[how], values, self.params.max_tokens, bound, seen)
 
 
 def accuracy(question: Question, said: Sequence[int | None]) -> float:

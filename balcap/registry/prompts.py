@@ -44,7 +44,7 @@ def name_words(client: MlflowClient, params: Params, model: str, version: str) -
 def mirror(client: MlflowClient, params: Params) -> dict[str, str]:
     """Register the prompts that the language models of a run are asked with.
 
-    Returns tags such as ``prompt.train.recall: judge-recall/3``. Raises ``JudgeMismatch`` for an unreadable file, and
+    Returns tags such as ``prompt.train.recall: judge-recall/3``. Raises ``Mismatch`` for an unreadable file, and
     MLflow's errors when the registry cannot be reached.
     """
     return {f"prompt.{one.role}": _named(client, one) for one in used(params)}

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from balcap import rewards
 from balcap.evaluation.detectors import text_scores
-from balcap.judge import guard
-from balcap.judge.guard import Background, Guard, take
+from balcap.judge.guard import Guard
+from balcap.llm import background
+from balcap.llm.background import Background, take
 from balcap.params.train import Train
 from balcap.records import Caption, Judge, Judgement, Picture
 from balcap.rewards import length
@@ -78,7 +79,7 @@ class Judging:
     def dispatch(self, groups: list[Group]) -> None:
         """Start to judge ``groups``. The judge's seed is the run's, so that equal captions are asked alike."""
         self._groups = groups
-        self._give_up = time.monotonic() + self.params.judge_deadline + guard.GRACE
+        self._give_up = time.monotonic() + self.params.judge_deadline + background.GRACE
         self._future = self._background.submit(self._judge_all(groups))
 
     def collect(self) -> list[Scored]:
@@ -96,7 +97,7 @@ class Judging:
     def close(self) -> None:
         """Stop judging; what still runs is abandoned."""
         with suppress(TimeoutError):
-            self._background.run(self.judge.close(), guard.GRACE)
+            self._background.run(self.judge.close(), background.GRACE)
         self._background.close()
 
     async def _judge_all(self, groups: list[Group]) -> list[list[Judgement]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from balcap.judge.guard import Background
+from balcap.llm.background import Background
 from balcap.params.train import Train
 from balcap.policy.generate import chat_prompt, forbidden_tokens
 from balcap.policy.store import Policy, load_policy, quiet

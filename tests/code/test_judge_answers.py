@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balcap.judge.answers import MOST_ASSERTIONS, AnswerError, parse, schema
+from balcap.judge.answers import MOST_ASSERTIONS, parse, schema
+from balcap.llm.forms import AnswerError
 from balcap.records import Assertion
 
 GOOD: dict[str, tuple[Any, dict[str, Any], Any]] = {

@@ -17,10 +17,10 @@ import pytest
 from bad_server import Asked, BadServer
 from evaluation_world import captions, picture
 
-from balcap.judge.cache import AnswerCache
-from balcap.judge.client import Client
 from balcap.judge.guard import Guard
 from balcap.judge.llm import LlmJudge
+from balcap.llm.cache import AnswerCache
+from balcap.llm.client import Client
 from balcap.params.runtime import Serving
 from balcap.params.train import LengthMask
 from balcap.records import Caption, Judgement

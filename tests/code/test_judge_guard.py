@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from balcap.judge.guard import Background, Guard, malformed
+from balcap.judge.guard import Guard, malformed
+from balcap.llm.background import Background
 from balcap.records import Assertion, Caption, Judgement, Question, Reference, Sample
 
 SAMPLE = Sample("a", b"", "train", "given", "unknown")

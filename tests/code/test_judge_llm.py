@@ -17,13 +17,14 @@ from oracle_world import PARAMS, PROMPTS, ask, by_rule, served, serving
 from PIL import Image
 from runtime_world import runtime
 
-from balcap.judge.asking import silent_models
-from balcap.judge.base import JudgeMismatch
-from balcap.judge.cache import AnswerCache
-from balcap.judge.client import Client
-from balcap.judge.guard import Background, Guard
+from balcap.judge.guard import Guard
 from balcap.judge.llm import LlmJudge, make_llm_judge
 from balcap.judge.prompts import load_prompt
+from balcap.llm.background import Background
+from balcap.llm.base import Mismatch
+from balcap.llm.cache import AnswerCache
+from balcap.llm.client import Client
+from balcap.llm.reach import silent_models
 from balcap.params import load_params
 from balcap.records import MARKS, PARTS, Caption, Judgement, Picture
 from balcap.scenes import Scene, noisy_caption
@@ -174,11 +175,11 @@ def test_it_is_made_of_what_the_parameters_pin(tmp_path: Path, monkeypatch: pyte
     judge = make_llm_judge(PARAMS, served_at, ("assertions",), 60.0)
     assert judge.fills == {"assertions"} and judge.asking.deadline < 60.0
     other = PARAMS.model_copy(update={"prompts": PARAMS.prompts.model_copy(update={"recall": "0" * 64})})
-    with pytest.raises(JudgeMismatch, match=r"judge\.prompts\.recall"):
+    with pytest.raises(Mismatch, match=r"judge\.prompts\.recall"):
         make_llm_judge(other, served_at, PARTS, 60.0)
     make_llm_judge(other, served_at, ("assertions", "clarity"), 60.0)  # nobody asks for recall
     keyed = runtime(serving={MODEL: serving("http://127.0.0.1:9/v1").model_copy(update={"api_key_env": "NO_SUCH_KEY"})})
-    with pytest.raises(JudgeMismatch, match="NO_SUCH_KEY"):
+    with pytest.raises(Mismatch, match="NO_SUCH_KEY"):
         make_llm_judge(PARAMS, keyed, PARTS, 60.0)
 
 

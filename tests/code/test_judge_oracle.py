@@ -10,8 +10,9 @@ import pytest
 from runtime_world import runtime
 
 from balcap.collect.scenes import write_questions, write_reference
-from balcap.judge import JUDGES, JudgeMismatch, make_judge
+from balcap.judge import JUDGES, make_judge
 from balcap.judge.oracle import Oracle
+from balcap.llm.base import Mismatch
 from balcap.params.judge import NoisyJudge, RuleJudge
 from balcap.records import MARKS, Caption, Judge, Judgement, Question, Sample
 from balcap.scenes import draw_scene, noisy_caption, parse
@@ -43,7 +44,7 @@ def linguistic(judgement: Judgement) -> float:
 def test_it_fulfils_the_seam_and_is_pinned_by_revision() -> None:
     oracle = make_judge(RuleJudge(name="oracle", revision=Oracle.revision, max_failure_rate=0.0), RUNTIME, 60.0)
     assert isinstance(oracle, Oracle) and isinstance(oracle, Judge)
-    with pytest.raises(JudgeMismatch, match="revision"):
+    with pytest.raises(Mismatch, match="revision"):
         make_judge(RuleJudge(name="oracle", revision="0", max_failure_rate=0.0), RUNTIME, 60.0)
 
 

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
-from balcap.judge.base import JudgeMismatch
-from balcap.judge.prompts import FOLDER, PromptError, load_prompt, names, pinned
+from balcap.judge.prompts import FOLDER, load_prompt, pinned
+from balcap.llm import prompts
+from balcap.llm.base import Mismatch
+from balcap.llm.prompts import PromptError, names
 
 VALUES: dict[str, dict[str, Any]] = {
     "precision": {"caption": "c"},
@@ -33,7 +35,7 @@ HOSTILE = [
 
 
 def test_there_is_a_prompt_for_every_kind() -> None:
-    assert names() == sorted(VALUES)
+    assert names(FOLDER) == sorted(VALUES)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -55,7 +57,7 @@ def test_any_caption_survives(text: str) -> None:
 def test_it_is_pinned_by_the_hash_of_its_file() -> None:
     digest = hashlib.sha256((FOLDER / "recall.md").read_bytes()).hexdigest()
     assert pinned("recall", digest, "train.judge.prompts.recall").sha256 == digest
-    with pytest.raises(JudgeMismatch, match=rf"train\.judge\.prompts\.recall = 000000000000….*recall\.md has {digest}"):
+    with pytest.raises(Mismatch, match=rf"train\.judge\.prompts\.recall = 000000000000….*recall\.md has {digest}"):
         pinned("recall", "0" * 64, "train.judge.prompts.recall")
 
 
@@ -81,6 +83,6 @@ def test_a_missing_value_is_an_error() -> None:
 def test_a_malformed_file_is_explained(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "x.md").write_text(text)
     with pytest.raises(PromptError, match=reason):
-        load_prompt("x", tmp_path)
+        prompts.load_prompt("x", tmp_path)
     with pytest.raises(PromptError, match=r"gone\.md.*there are: x"):
-        load_prompt("gone", tmp_path)
+        prompts.load_prompt("gone", tmp_path)

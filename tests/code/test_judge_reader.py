@@ -12,11 +12,11 @@ import oracle_world as world
 import pytest
 from evaluation_world import picture
 
-from balcap.judge.asking import lettered, turned
-from balcap.judge.cache import AnswerCache
-from balcap.judge.client import Client
+from balcap.judge.options import lettered, turned
 from balcap.judge.prompts import load_prompt
 from balcap.judge.reader import PROMPTS, Reader, ReaderFailed, measure_all
+from balcap.llm.cache import AnswerCache
+from balcap.llm.client import Client
 from balcap.params.collect import QuestionReader, ReaderPrompts
 from balcap.records import CANNOT_BE_ANSWERED, Question
 from balcap.serve.oracle import MODEL

@@ -26,7 +26,7 @@ RANKS = [
         "mlflow_store",
         "cli_fail",
     },
-    {"scenes"},
+    {"scenes", "llm"},
     {"images", "sources", "collect", "expectations", "judge", "rewards", "advantages", "policy"},
     {"warmstart", "training", "evaluation", "registry", "serve"},
     {"tracking", "caption", "scoring"},

@@ -14,9 +14,10 @@ from evaluation_world import picture
 from typer.testing import CliRunner
 
 from balcap.cli_serve import app
-from balcap.judge.answers import AnswerError, parse, schema
+from balcap.judge.answers import parse, schema
 from balcap.judge.oracle import Oracle as Judge
 from balcap.judge.prompts import load_prompt
+from balcap.llm.forms import AnswerError
 from balcap.records import Caption, Judgement, Picture
 from balcap.records_io import IMAGES, write_table
 from balcap.scenes import noisy_caption

@@ -16,7 +16,7 @@ import train_world as world
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balcap.judge import guard
+from balcap.llm import background
 from balcap.records import Caption, Judgement, Picture
 from balcap.rewards import REWARDS
 from balcap.training.callbacks import TRL_LOGS
@@ -159,7 +159,7 @@ def test_a_failing_judge_leaves_its_group_unknown_and_others_alone(how: str, rea
 
 
 def test_a_judge_that_blocks_the_loop_does_not_hang_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "GRACE", 0.2)
+    monkeypatch.setattr(background, "GRACE", 0.2)
     judging = Judging(Stubborn("blocks"), world.settings(judge_deadline=0.2))
     start = time.monotonic()
     judging.dispatch(groups(3))

@@ -9,6 +9,7 @@ import pytest
 
 from balcap.judge.prompts import FOLDER, load_prompt
 from balcap.judge.reader import PROMPTS
+from balcap.llm import prompts
 from balcap.mlflow_store import connect
 from balcap.params import Params, load_params
 from balcap.params.collect import QuestionReader, ReaderPrompts
@@ -44,8 +45,8 @@ def test_a_file_that_has_moved_on_is_another_version_and_old_words_are_found_aga
     old = load_prompt("recall")
     assert ensure_prompt(client, "recall", old.sha256) == 1
     (tmp_path / "recall.md").write_text(old.text.replace("## system\n\n", "## system\n\nBe brief. "), encoding="utf-8")
-    new = load_prompt("recall", tmp_path)
-    monkeypatch.setattr("balcap.registry.prompts.load_prompt", lambda name: load_prompt(name, tmp_path))
+    new = prompts.load_prompt("recall", tmp_path)
+    monkeypatch.setattr("balcap.registry.prompts.load_prompt", lambda name: prompts.load_prompt(name, tmp_path))
     assert ensure_prompt(client, "recall", new.sha256) == 2
     assert [ensure_prompt(client, "recall", one.sha256) for one in (old, new)] == [1, 2]
 

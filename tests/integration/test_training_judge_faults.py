@@ -17,9 +17,9 @@ import train_world as world
 from evaluation_world import picture
 from oracle_world import PARAMS, PROMPTS, Endpoint, endpoint, serving
 
-from balcap.judge.cache import AnswerCache
-from balcap.judge.client import Client
 from balcap.judge.llm import LlmJudge
+from balcap.llm.cache import AnswerCache
+from balcap.llm.client import Client
 from balcap.policy.build import build_tiny
 from balcap.policy.store import Policy, save_policy
 from balcap.policy.tokenizer import word_tokenizer

@@ -14,9 +14,9 @@ from serve_world import ROOT, Served
 from balcap.calibration.asking import judge_at
 from balcap.calibration.labelled import photos_set
 from balcap.judge.answers import parse, schema
-from balcap.judge.asking import Shown
-from balcap.judge.client import Call, Client
 from balcap.judge.prompts import load_prompt
+from balcap.llm.asking import Shown
+from balcap.llm.client import Call, Client
 from balcap.params.runtime import Serving
 from balcap.records import Assertion, Caption, Judgement
 

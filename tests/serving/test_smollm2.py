@@ -19,7 +19,7 @@ from serve_world import ROOT, Served
 from balcap.calibration.asking import judge_at
 from balcap.calibration.labelled import scenes_set
 from balcap.judge.answers import schema
-from balcap.judge.client import Call, CallFailed, Client
+from balcap.llm.client import Call, CallFailed, Client
 from balcap.params.runtime import Serving
 from balcap.records import MARKS, Caption
 from tests.flows.helpers import alive, wait_until

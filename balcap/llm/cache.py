@@ -25,10 +25,10 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from balcap.files import atomic_path
-from balcap.judge import claims
-from balcap.judge.cache_db import decode, filled, plain, store
-from balcap.judge.cache_file import AnswerFile
-from balcap.judge.claims import Claim
+from balcap.llm import claims
+from balcap.llm.cache_db import decode, filled, plain, store
+from balcap.llm.cache_file import AnswerFile
+from balcap.llm.claims import Claim
 
 POLL = 0.02
 """Seconds between two looks at keys that another process is asking."""

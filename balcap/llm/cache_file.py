@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from balcap.files import Busy, locked
-from balcap.judge import claims
-from balcap.judge.cache_db import (
+from balcap.llm import claims
+from balcap.llm.cache_db import (
     READ_WAIT,
     connect,
     damaged,

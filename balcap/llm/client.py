@@ -30,8 +30,8 @@ from typing import Any
 import aiohttp
 from pydantic import SecretStr
 
-from balcap.judge.completion import Answer, CallFailed, Outcome, completion, retry_after
-from balcap.judge.endpoints import Endpoints
+from balcap.llm.completion import Answer, CallFailed, Outcome, completion, retry_after
+from balcap.llm.endpoints import Endpoints
 from balcap.params.runtime import Serving
 
 __all__ = ["Answer", "Call", "CallFailed", "Client"]

@@ -21,9 +21,9 @@ import pytest
 from typer.testing import CliRunner
 
 from balcap.cli import app
-from balcap.judge import cache_file, claims
-from balcap.judge.cache import AnswerCache, key
-from balcap.judge.cache_db import ForeignFile
+from balcap.llm import cache_file, claims
+from balcap.llm.cache import AnswerCache, key
+from balcap.llm.cache_db import ForeignFile
 
 ROOT = Path(__file__).parents[2]
 HANG = 300.0
@@ -31,7 +31,7 @@ HANG = 300.0
 WORKER = """
 import asyncio, json, os, sys
 from pathlib import Path
-from balcap.judge.cache import AnswerCache
+from balcap.llm.cache import AnswerCache
 
 path, log, streams, group = json.loads(sys.argv[1])
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from balcap.judge import claims
+from balcap.llm import claims
 
 logger = logging.getLogger(__name__)
 MARK, LAYOUT = 0x42414C43, 1

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import aiohttp
 import pytest
 
-from balcap.judge.client import Answer, Call, CallFailed, Client
-from balcap.judge.completion import completion, retry_after
-from balcap.judge.endpoints import ASIDE_SECONDS, FAILURES, Endpoints
-from balcap.judge.guard import Background
+from balcap.llm.background import Background
+from balcap.llm.client import Answer, Call, CallFailed, Client
+from balcap.llm.completion import completion, retry_after
+from balcap.llm.endpoints import ASIDE_SECONDS, FAILURES, Endpoints
 from balcap.params.runtime import Serving
 from tests.bad_server import ANSWER, FAULTS, SECONDS, BadServer
 
@@ -164,7 +164,7 @@ class Timeouts:
 @pytest.fixture
 def timeouts(server: BadServer, monkeypatch: pytest.MonkeyPatch) -> Timeouts:
     instead = Timeouts(server)
-    monkeypatch.setattr("balcap.judge.client.asyncio", instead)
+    monkeypatch.setattr("balcap.llm.client.asyncio", instead)
     return instead
 
 
