@@ -19,6 +19,7 @@ import torch
 from balcap.llm.background import Background
 from balcap.params.train import Train
 from balcap.policy.generate import chat_prompt, forbidden_tokens
+from balcap.policy.lora import merged
 from balcap.policy.store import Policy, load_policy, quiet
 from balcap.records import Judge, Picture, Question, Reference, Sample
 from balcap.rewards import bind
@@ -74,6 +75,7 @@ def train(
             trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     finally:
         judging.close()
+    policy = merged(policy, trainer.accelerator.unwrap_model(trainer.model))
     policy.model.eval()
     return Trained(policy, history, judging.names)
 
@@ -88,6 +90,7 @@ def make_trainer(
 ) -> CaptionTrainer:
     """TRL's trainer on ``pictures``, reporting through ``reporter``, whose history goes into every checkpoint."""
     per_step = params.global_batch_size // params.group_size
+    torch.manual_seed(params.seed)  # new adapters begin at random, before TRL sets its seed
     trainer = CaptionTrainer(
         policy,
         params,

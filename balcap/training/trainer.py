@@ -31,6 +31,7 @@ from balcap.advantages import make_rule
 from balcap.advantages.base import Array
 from balcap.params.train import Train
 from balcap.policy.generate import to_caption
+from balcap.policy.lora import lora_config
 from balcap.policy.store import Policy
 from balcap.records import Picture
 from balcap.rewards import REWARDS
@@ -74,6 +75,7 @@ class CaptionTrainer(Checkpointed):
             reward_funcs=[self._column(k, name) for k, name in enumerate(judging.names)],
             args=args,
             train_dataset=train_dataset,
+            peft_config=lora_config(policy.model, params.lora, params.frozen),
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
