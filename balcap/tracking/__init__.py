@@ -70,8 +70,22 @@ class StageRun:
         self._sender: subprocess.Popen[bytes] | None = None
         self._run_id: str | None = None
         self._warned: set[str] = set()
-        self._files = 0
+        self._files, self._prefix = 0, ""
         self._lock = threading.Lock()
+
+    @classmethod
+    def join(cls, stage: str, journal: Path | None) -> StageRun:
+        """The run of the stage that started this process, to add records to; ``None`` where it keeps none."""
+        run = cls(stage)
+        if journal is not None:
+            run._journal = Journal.append(journal)
+            run._prefix = "rank-"
+        return run
+
+    @property
+    def journal(self) -> Path | None:
+        """Where the records are written; ``None`` if that did not succeed."""
+        return self._journal.path if self._journal else None
 
     @property
     def run_id(self) -> str | None:
@@ -134,7 +148,7 @@ class StageRun:
             self._files += 1
             folder = self._open().files
             folder.mkdir(exist_ok=True)
-            return folder / f"{self._files:04}{suffix}"
+            return folder / f"{self._prefix}{self._files:04}{suffix}"
 
     def _warn(self, what: str, reason: str) -> None:
         if what not in self._warned:

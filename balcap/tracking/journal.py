@@ -67,6 +67,11 @@ class Journal:
             return None
         return cls(path, fd)
 
+    @classmethod
+    def append(cls, path: Path) -> Journal:
+        """The journal of another process, which holds the lock, to write to."""
+        return cls(path, os.open(path, os.O_WRONLY | os.O_APPEND))
+
     @property
     def files(self) -> Path:
         """Folder of the tables and artifacts that records name."""

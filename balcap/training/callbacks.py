@@ -9,21 +9,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl.models.utils import unwrap_model_for_generation
 
 from balcap.files import write_json
 from balcap.images import decode
 from balcap.params.train import Train
 from balcap.policy.generate import generate_captions
+from balcap.policy.store import Policy
 from balcap.progress import Progress
-from balcap.records import Picture
+from balcap.records import Caption, Picture
 from balcap.training.judging import Group, Judging, Scored
 from balcap.training.metrics import TIMES
+from balcap.training.ranks import is_main
 from balcap.training.trainer import CaptionTrainer
 
 HISTORY = "history.json"
@@ -104,7 +107,8 @@ class Reporter(TrainerCallback):
         seconds = {f"time/{name}": times.get(name, 0.0) for name in TIMES}
         self.run.log(measured | seconds | self.judging.judge.account(), step=step)
         means = {name: measured[f"reward/{name}/mean"] for name in self.judging.names}
-        self.progress.advance(note=" ".join(f"{name} {value:.2f}" for name, value in means.items()))
+        if is_main():
+            self.progress.advance(note=" ".join(f"{name} {value:.2f}" for name, value in means.items()))
         if step % self.params.samples_every == 0 or step == self.params.steps:
             self._show(step)
         self.trainer.clock.restart()
@@ -121,7 +125,15 @@ class Reporter(TrainerCallback):
 
     def _show(self, step: int) -> None:
         """What the captioner says of the fixed pictures now, judged as in training; leaves every random state alone."""
-        policy, params = self.trainer.policy, self.params
+        trainer = self.trainer
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
+            captions = self._captions(replace(trainer.policy, model=model))
+        if is_main():
+            self._tell(step, captions)
+
+    def _captions(self, policy: Policy) -> list[Caption]:
+        """On every rank, though equal on all: under ZeRO-3 they generate together or not at all."""
+        params = self.params
         policy.model.eval()
         captions = generate_captions(
             policy,
@@ -132,6 +144,10 @@ class Reporter(TrainerCallback):
             batch_size=params.micro_batch_size,
         )
         policy.model.train()
+        return captions
+
+    def _tell(self, step: int, captions: list[Caption]) -> None:
+        """Verdicts and rewards of the fixed pictures' captions, into history and tracking."""
         groups = [Group(picture, [caption]) for picture, caption in zip(self.shown, captions, strict=True)]
         self.judging.dispatch(groups)
         rows = [self._row(step, group, scored) for group, scored in zip(groups, self.judging.collect(), strict=True)]

@@ -7,12 +7,18 @@ optimiser steps per phase     = updates_per_step  = steps_per_generation / gradi
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from trl import GRPOConfig
 
+from balcap.params.runtime import Launch, Rollouts
 from balcap.params.train import Train
 from balcap.training.data import TrainingError
+from balcap.training.deepspeed import check_deepspeed, deepspeed_config
+
+ONE_PROCESS = Launch(nodes=1, processes=1, deepspeed="none", offload="none", collective_timeout=1800.0)
+"""Training in the process that asks for it."""
 
 
 def steps_per_generation(params: Train, ranks: int) -> int:
@@ -31,10 +37,18 @@ def steps_per_generation(params: Train, ranks: int) -> int:
     return params.global_batch_size // (ranks * params.micro_batch_size)
 
 
-def grpo_config(params: Train, work: Path, suppress_tokens: list[int], ranks: int = 1) -> GRPOConfig:
+def grpo_config(
+    params: Train,
+    work: Path,
+    forbidden: list[int],
+    launch: Launch = ONE_PROCESS,
+    rollouts: Rollouts | None = None,
+) -> GRPOConfig:
     """Arguments of ``GRPOTrainer``. Its own reporting, progress bars and image logging are off: ours replaces them."""
-    phases = steps_per_generation(params, ranks)
+    check_deepspeed(params, launch)
+    phases = steps_per_generation(params, launch.ranks)
     opt, loss, sampling = params.optimizer, params.loss, params.sampling
+    deepspeed = deepspeed_config(launch)
     return GRPOConfig(
         output_dir=str(work),
         max_steps=params.steps * params.updates_per_step,
@@ -59,10 +73,14 @@ def grpo_config(params: Train, work: Path, suppress_tokens: list[int], ranks: in
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         max_completion_length=sampling.max_new_tokens,
-        generation_kwargs={"suppress_tokens": suppress_tokens},
+        **_sampler(params, rollouts, forbidden),
         gradient_checkpointing=params.gradient_checkpointing,
         bf16=params.precision == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
+        deepspeed=deepspeed,
+        # The process group exists already (ranks.join); under DeepSpeed the trainer would not find it on CPU.
+        accelerator_config={"use_configured_state": deepspeed is not None},
+        ddp_timeout=int(launch.collective_timeout),
+        use_cpu=not torch.cuda.is_available() and deepspeed is None,
         seed=params.seed,
         data_seed=params.seed,
         dataloader_num_workers=0,
@@ -75,3 +93,30 @@ def grpo_config(params: Train, work: Path, suppress_tokens: list[int], ranks: in
         log_completions=False,
         log_multimodal=False,
     )
+
+
+def _sampler(params: Train, rollouts: Rollouts | None, forbidden: list[int]) -> dict[str, Any]:
+    """Who writes the captions, and how ``forbidden`` tokens (placeholders of pictures) are kept from being drawn.
+
+    One of them in a caption ends the run: placeholders and picture features no longer match.
+    """
+    if params.sampler == "transformers":
+        return {"generation_kwargs": {"suppress_tokens": forbidden}}
+    if rollouts is None:
+        raise TrainingError(f"train.sampler {params.sampler} needs runtime.rollouts")
+    mode: dict[str, Any] = {"vllm_mode": "server", "vllm_server_base_url": rollouts.url}
+    if params.sampler == "vllm_colocate":
+        mode = {
+            "vllm_mode": "colocate",
+            "vllm_gpu_memory_utilization": rollouts.gpu_memory,
+            "vllm_max_model_length": rollouts.max_model_length,
+            "vllm_tensor_parallel_size": rollouts.tensor_parallel,
+        }
+    return {
+        "use_vllm": True,
+        "vllm_importance_sampling_correction": True,
+        # A sequence mask drops whole captions of some hundred tokens; this one cuts single ratios.
+        "vllm_importance_sampling_mode": "token_truncate",
+        "generation_kwargs": {"logit_bias": dict.fromkeys(forbidden, -100.0)},
+        **mode,
+    }

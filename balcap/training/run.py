@@ -13,21 +13,26 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft import get_peft_model
 
 from balcap.llm.background import Background
+from balcap.params.runtime import Launch, Rollouts
 from balcap.params.train import Train
 from balcap.policy.generate import chat_prompt, forbidden_tokens
-from balcap.policy.lora import merged
+from balcap.policy.lora import lora_config, merged
 from balcap.policy.store import Policy, load_policy, quiet
 from balcap.records import Judge, Picture, Question, Reference, Sample
 from balcap.rewards import bind
 from balcap.training.callbacks import History, Reporter, Tracker
 from balcap.training.checkpoint import checkpoints
-from balcap.training.config import grpo_config
+from balcap.training.config import ONE_PROCESS, grpo_config
 from balcap.training.data import TrainingError, dataset, with_reference
+from balcap.training.deepspeed import check_engine, plain_loading, weights_dtype
 from balcap.training.judging import Judging
+from balcap.training.ranks import is_main
 from balcap.training.trainer import CaptionTrainer
 
 READY_SECONDS = 30.0
@@ -51,17 +56,20 @@ def train(
     work: Path,
     run: Tracker,
     judge: Judge,
+    launch: Launch = ONE_PROCESS,
+    rollouts: Rollouts | None = None,
 ) -> Trained:
     """Train the captioner of folder ``base`` on the ``train`` pictures; shows the ``eval`` ones as it goes.
 
-    ``work`` holds the checkpoints; ``judge`` is closed at the end. Raises :class:`TrainingError`, ``JudgeFailed`` or
-    ``PolicyError``.
+    ``work`` holds the checkpoints; ``judge`` is closed at the end. With several ranks each calls this, in a process
+    group that exists (``ranks.join``); what it returns and tells ``run`` counts on rank 0. Raises
+    :class:`TrainingError`, ``JudgeFailed`` or ``PolicyError``.
     """
     _check_judge_serves(params, judge)
     everything = list(samples)
     pictures = with_reference([s for s in everything if s.split == "train"], references, questions, 1, "training")
     held_out = with_reference([s for s in everything if s.split != "train"], references, questions, 1, "held-out")
-    policy = load_policy(base)
+    policy = load_policy(base, dtype=weights_dtype(params, launch))
     freeze(policy.model, params.frozen)
     done = checkpoints(work)
     history = History.read(done[-1]) if done else History()
@@ -71,13 +79,30 @@ def train(
     try:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # TRL's use of names that transformers is about to drop
-            trainer = make_trainer(params, policy, pictures, judging, reporter, work)
+            trainer = make_trainer(params, policy, pictures, judging, reporter, work, launch, rollouts)
             trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     finally:
         judging.close()
-    policy = merged(policy, trainer.accelerator.unwrap_model(trainer.model))
+    policy = _exported(policy, trainer, base, launch)
     policy.model.eval()
     return Trained(policy, history, judging.names)
+
+
+def _exported(policy: Policy, trainer: CaptionTrainer, base: Path, launch: Launch) -> Policy:
+    """The trained captioner in one piece, adapters merged; under ZeRO-3 a new one on rank 0, for no rank has it all."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if launch.deepspeed != "zero3":
+        return merged(policy, model)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not is_main():
+        return policy
+    plain_loading()
+    whole = load_policy(base, dtype=weights_dtype(trainer.params, launch))
+    new: Any = whole.model
+    if config := lora_config(new, trainer.params.lora, trainer.params.frozen):
+        new = get_peft_model(new, config)
+    new.load_state_dict(weights)
+    return merged(whole, new)
 
 
 def make_trainer(
@@ -87,6 +112,8 @@ def make_trainer(
     judging: Judging,
     reporter: Reporter,
     work: Path,
+    launch: Launch = ONE_PROCESS,
+    rollouts: Rollouts | None = None,
 ) -> CaptionTrainer:
     """TRL's trainer on ``pictures``, reporting through ``reporter``, whose history goes into every checkpoint."""
     per_step = params.global_batch_size // params.group_size
@@ -94,12 +121,13 @@ def make_trainer(
     trainer = CaptionTrainer(
         policy,
         params,
-        grpo_config(params, work, forbidden_tokens(policy)),
+        grpo_config(params, work, forbidden_tokens(policy), launch, rollouts),
         dataset([picture.sample for picture in pictures], chat_prompt(policy), per_step, params.steps, params.seed),
         {picture.sample.image_id: picture for picture in pictures},
         judging,
         [reporter],
     )
+    check_engine(trainer, launch)
     reporter.trainer = trainer
     trainer.extra_state = reporter.history.write
     return trainer
