@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from trl import GRPOConfig
 
+from balcap import rewards
 from balcap.params.runtime import Launch, Rollouts
 from balcap.params.train import Train
 from balcap.training.data import TrainingError
@@ -47,6 +48,7 @@ def grpo_config(
     """Arguments of ``GRPOTrainer``. Its own reporting, progress bars and image logging are off: ours replaces them."""
     check_deepspeed(params, launch)
     phases = steps_per_generation(params, launch.ranks)
+    names = rewards.names(params.reward_weights)
     opt, loss, sampling = params.optimizer, params.loss, params.sampling
     deepspeed = deepspeed_config(launch)
     return GRPOConfig(
@@ -56,6 +58,7 @@ def grpo_config(
         steps_per_generation=phases,
         gradient_accumulation_steps=phases // params.updates_per_step,
         num_generations=params.group_size,
+        reward_weights=[params.reward_weights[name] for name in names],  # type: ignore[index]
         shuffle_dataset=False,  # the data set stands in the order of training
         learning_rate=opt.learning_rate,
         adam_beta1=opt.betas[0],
@@ -90,6 +93,7 @@ def grpo_config(
         save_steps=params.save_every * params.updates_per_step,
         report_to="none",
         disable_tqdm=True,
+        logging_nan_inf_filter=False,  # it would hide what ``survival.py`` ends a run for
         log_completions=False,
         log_multimodal=False,
     )
