@@ -120,11 +120,19 @@ class Lora(Strict):
     """Names of the linear layers that get one, such as `q_proj`; those under `frozen` get none."""
 
 
+BELOW: dict[AlarmName, float] = {
+    "dead": 1.0, "spread": 1.0, "unknown": 1.0, "masked": 0.5, "entropy": 1.0, "trade": 1.0
+}  # fmt: skip
+"""Limits that mean something lie below these."""
+
+
 class Alarm(Strict):
     """What counts as bad, and what happens then."""
 
     limit: PositiveFloat
-    """Beyond it the alarm sounds; docs/operate.md says what each alarm measures."""
+    """Beyond it the alarm sounds. A share of groups (dead), of captions (unknown), of captions away from none and from
+    all (masked), of the start (spread, entropy); a factor (length); a difference of rewards (trade).
+    """
     action: Literal["warn", "pause", "stop"]
     """`pause` and `stop` write a checkpoint; a paused run goes on when it is resumed, a stopped one failed."""
 
@@ -136,6 +144,16 @@ class Alarms(Strict):
     """Steps over which each alarm takes means, and at the start of the run, what it compares with."""
     when: dict[AlarmName, Alarm]
     """An alarm is on if and only if it stands here."""
+
+    @model_validator(mode="after")
+    def _limits_can_be_passed(self) -> Alarms:
+        for name, alarm in self.when.items():
+            if not (alarm.limit > 1.0 if name == "length" else alarm.limit < BELOW[name]):
+                allowed = "above 1" if name == "length" else f"below {BELOW[name]:g}"
+                raise ValueError(
+                    f"when.{name}.limit ({alarm.limit:g}) must be {allowed}: it would sound always or never"
+                )
+        return self
 
 
 class Sampling(Strict):

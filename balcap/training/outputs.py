@@ -13,6 +13,7 @@ import pyarrow as pa
 from balcap.files import atomic_path
 from balcap.params.train import Train
 from balcap.records_io import write_table
+from balcap.training.alarms import replay
 from balcap.training.metrics import metric_names
 
 WINDOW = 10
@@ -74,6 +75,7 @@ def summary(rows: Rows, rewards: Sequence[str], params: Train) -> dict[str, floa
         "words_last": _mean(last, "length/words"),
         "masked_last": _mean(last, "length/masked"),
         "judge_failure_rate": _mean(rows, "judge/failure_rate"),
+        "alarms": len(replay(rows, params.alarms, rewards)[1]),
     }
     return {name: None if np.isnan(value) else round(float(value), 6) for name, value in found.items()}
 
