@@ -66,16 +66,19 @@ def checkpoint(family: str, folder: Path, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     nest_tower(folder / "model.safetensors")
     words.save_pretrained(folder)
+    (folder / "chat_template.jinja").unlink()
     for name, content in _settings(family).items():
         (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    template = {"chat_template": words.chat_template}
+    (folder / "chat_template.json").write_text(json.dumps(template), encoding="utf-8")
     return folder
 
 
-def base(family: str, folder: Path, seed: int = 0, max_new_tokens: int = 12) -> Path:
+def base(family: str, folder: Path, seed: int = 0, max_new_tokens: int = 12, prompt: str = PROMPT) -> Path:
     """Adopt a twin as the stage does: the captioner folder ``folder``; ``folder.hub`` beside it is its checkpoint."""
     source = checkpoint(family, folder.with_name(folder.name + ".hub"), seed)
     method = CheckpointMethod(name="checkpoint", sha256=weights_sha256(source))
-    asked: dict[str, Any] = {"prompt": PROMPT, "max_new_tokens": max_new_tokens, "seed": 0, "model": None}
+    asked: dict[str, Any] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "seed": 0, "model": None}
     params = Warmstart.model_construct(path=str(source), method=method, **asked)  # a path outside the checkout
     adopt(params, method, folder)
     return folder

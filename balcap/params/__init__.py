@@ -37,7 +37,7 @@ class ParamsError(ValueError):
 class Params(Strict):
     """All of ``params.yaml``."""
 
-    recipe: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    recipe: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*(\.[a-z0-9-]+)*$")
     """Name of the recipe that these parameters started from."""
     prepare: Prepare
     validate_images: ValidateImages
