@@ -94,14 +94,17 @@ def _plain(recommended: GenerationConfig) -> GenerationConfig:
     return GenerationConfig(do_sample=True, top_k=0, **{name: getattr(recommended, name) for name in kept})
 
 
-def save_policy(policy: Policy, path: Path | str) -> None:
-    """Write a captioner folder; it appears complete or not at all. Equal policies give equal bytes."""
+def save_policy(policy: Policy, path: Path | str, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write a captioner folder; it appears complete or not at all. Equal policies give equal bytes.
+
+    ``weights`` are those to write where the model does not hold them all itself (ZeRO-3), by its own names.
+    """
     with atomic_path(path) as folder:
         with quiet():
-            policy.model.save_pretrained(folder)
+            policy.model.save_pretrained(folder, state_dict=weights)
             write_processor(policy.processor, folder)
-        for weights in sorted(folder.glob("*.safetensors")):
-            nest_tower(weights)
+        for written in sorted(folder.glob("*.safetensors")):
+            nest_tower(written)
         for text in sorted(folder.glob("*.json")):
             _tidy_json(text)
         write_note(folder, policy.prompt, policy.restore_capitals, policy.max_new_tokens)

@@ -27,11 +27,11 @@ from balcap.policy.store import Policy, load_policy, quiet
 from balcap.records import Judge, Picture, Question, Reference, Sample
 from balcap.rewards import bind
 from balcap.training.callbacks import History, Reporter, Tracker
-from balcap.training.checkpoint import checkpoints
 from balcap.training.config import ONE_PROCESS, grpo_config
 from balcap.training.data import TrainingError, dataset, with_reference
 from balcap.training.deepspeed import check_engine, plain_loading, weights_dtype
 from balcap.training.judging import Judging
+from balcap.training.manifest import newest
 from balcap.training.ranks import is_main
 from balcap.training.trainer import CaptionTrainer
 
@@ -71,8 +71,8 @@ def train(
     held_out = with_reference([s for s in everything if s.split != "train"], references, questions, 1, "held-out")
     policy = load_policy(base, dtype=weights_dtype(params, launch))
     freeze(policy.model, params.frozen)
-    done = checkpoints(work)
-    history = History.read(done[-1]) if done else History()
+    done = newest(work)
+    history = History.read(done) if done else History()
     judging = Judging(judge, params)
     shown = held_out[-params.sample_images :]
     reporter = Reporter(params, judging, shown, history, run)
@@ -80,7 +80,9 @@ def train(
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # TRL's use of names that transformers is about to drop
             trainer = make_trainer(params, policy, pictures, judging, reporter, work, launch, rollouts)
-            trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+            with trainer.sigterm:
+                trainer.train(resume_from_checkpoint=str(done) if done else None)
+                trainer.stop_if_asked()
     finally:
         judging.close()
     policy = _exported(policy, trainer, base, launch)

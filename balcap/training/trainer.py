@@ -5,7 +5,8 @@
 - ``_generate_single_turn``: hands the captions to the judge as soon as they exist; colocated vLLM gets one placeholder
   per picture, because it expands them again (trl#6294).
 - ``_calculate_rewards``: waits for the judge; TRL then reads the columns and logs them. Takes the pictures out of the
-  prompts, which TRL pickles and sends to every rank afterwards.
+  prompts, which TRL pickles and sends to every rank afterwards. (A vLLM server is spoken to by the first rank alone,
+  and gets its pictures from there: with it they travel once per generation.)
 - ``_generate_and_score_completions``: replaces TRL's advantages by our rule's, measures the batch, stops the run in a
   controlled way when the judge fails too often.
 - ``training_step``: timed, and the entropy that TRL measures is kept.
@@ -35,11 +36,11 @@ from balcap.policy.lora import lora_config
 from balcap.policy.store import Policy
 from balcap.records import Picture
 from balcap.rewards import REWARDS
-from balcap.training.checkpoint import Checkpointed
 from balcap.training.clock import Clock
 from balcap.training.judging import Group, Judging, Scored
 from balcap.training.metrics import ENTROPY, batch_metrics, importance_metrics
 from balcap.training.stopping import Ended
+from balcap.training.survival import Surviving
 
 UNKNOWN = "All reward functions returned None"
 """TRL's warning about a caption of which nothing is known; it prints the caption, and advises what is wrong here."""
@@ -50,7 +51,7 @@ class JudgeFailed(Ended):
     """More of the judge's answers are unknown than the run accepts; a checkpoint was written."""
 
 
-class CaptionTrainer(Checkpointed):
+class CaptionTrainer(Surviving):
     """Trains ``policy.model`` in place; ``measured`` holds the metrics of the running phase."""
 
     def __init__(
@@ -115,6 +116,7 @@ class CaptionTrainer(Checkpointed):
             completions, logps = super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
+        self.stop_if_asked()
         self.judging.dispatch(self._groups(completions))
         return completions, logps
 
@@ -127,7 +129,8 @@ class CaptionTrainer(Checkpointed):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         with self.clock("judge_exposed"):
-            self._scored = self.judging.collect()
+            self._scored = self.sigterm.cut(self.judging.collect) or []
+        self.stop_if_asked()
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         prompts[:] = [row["prompt"] for row in inputs]
         return rewards

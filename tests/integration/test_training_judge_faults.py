@@ -25,7 +25,7 @@ from balcap.policy.store import Policy, save_policy
 from balcap.policy.tokenizer import word_tokenizer
 from balcap.records import Judgement, Picture
 from balcap.serve.oracle import MODEL, Oracle
-from balcap.training.checkpoint import checkpoints
+from balcap.training.manifest import checkpoints
 from balcap.training.run import Trained, train
 from balcap.training.trainer import JudgeFailed
 

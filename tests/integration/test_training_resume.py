@@ -1,44 +1,24 @@
-"""Whole small runs: deterministic, resumed after kill -9, stopped by a failing judge, learning."""
+"""Whole small runs: deterministic, stopped by a failing judge and resumed, learning."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import train_world as world
 
 from balcap.hashing import dir_md5
 from balcap.policy.store import save_policy
 from balcap.records import Judgement
 from balcap.training import trainer as trainer_room
-from balcap.training.checkpoint import checkpoints
 from balcap.training.data import TrainingError
+from balcap.training.manifest import checkpoints
 from balcap.training.metrics import metric_names
 from balcap.training.run import Trained, train
 from balcap.training.trainer import JudgeFailed
-
-TESTS = Path(__file__).parents[1]
-PROGRAM = """
-import sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
-import train_world as world
-from balcap.policy.store import save_policy
-from balcap.training.run import train
-samples, references = world.data()
-work = Path(sys.argv[1])
-result = train(world.settings(steps=8), work / "base", samples, references, {}, work / "work",
-               world.Tracked(), world.CountingJudge())
-save_policy(result.policy, work / "policy")
-"""
 
 
 @pytest.fixture
@@ -56,45 +36,6 @@ def run(base: Path, work: Path, by: world.CountingJudge | None = None, **changes
 def content(result: Trained, folder: Path) -> str:
     save_policy(result.policy, folder)
     return dir_md5(folder)
-
-
-def program(folder: Path) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(folder)],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def test_killed_and_started_again_it_ends_as_if_undisturbed(base: Path, tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    folder, undisturbed = base.parent, tmp_path / "undisturbed"
-    process = program(folder)
-    deadline = time.monotonic() + 120
-    while not checkpoints(folder / "work") and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()  # SIGKILL, somewhere behind the first checkpoint
-    process.communicate()
-    kept = checkpoints(folder / "work")
-    assert kept and not (folder / "policy").exists()
-    process = program(folder)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    first = next(line for line in output.splitlines() if line.startswith("▸ train"))
-    assert int(first.split()[2].split("/")[0]) > int(kept[-1].name.partition("-")[2]) // 2
-    torch.set_num_threads(1)
-    try:
-        result = run(base, undisturbed / "work", steps=8)
-    finally:
-        torch.set_num_threads(threads)
-    assert dir_md5(folder / "policy") == content(result, undisturbed / "policy")
-    histories = [json.loads((d / "work/checkpoint-16/history.json").read_text()) for d in (folder, undisturbed)]
-    assert histories[0] == histories[1]
-    assert [row["step"] for row in histories[0]["curves"]] == list(range(1, 9))
 
 
 def test_equal_runs_give_equal_bytes_and_a_finished_one_is_not_repeated(base: Path, tmp_path: Path) -> None:
@@ -131,27 +72,9 @@ def test_history_has_every_metric_and_samples_as_asked(base: Path, tmp_path: Pat
     assert [row["image_id"] for row in result.history.samples[:2]] == held_out
 
 
-def test_two_checkpoints_are_kept_and_none_is_half_written(base: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    work = tmp_path / "work"
-    run(base, work, save_every=1)
-    assert [c.name for c in checkpoints(work)] == ["checkpoint-6", "checkpoint-8"]
-    before = dir_md5(work / "checkpoint-6")
-
-    def full_disk(*args: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(trainer_room.CaptionTrainer, "_save_rng_state", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        run(base, work / "other")
-    assert not list((work / "other").glob("*checkpoint*")) and not (work / "other/.partial").exists()
-    assert dir_md5(work / "checkpoint-6") == before
-
-    def silent(*args: Any) -> None:
-        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
-
-    monkeypatch.setattr(trainer_room.CaptionTrainer, "_save_rng_state", silent)
-    with pytest.raises(OSError, match=r"is the disk full\?.*checkpoint-"):
-        run(base, work / "another")
+def test_two_checkpoints_are_kept(base: Path, tmp_path: Path) -> None:
+    run(base, tmp_path / "work", save_every=1)
+    assert [c.name for c in checkpoints(tmp_path / "work")] == ["checkpoint-6", "checkpoint-8"]
 
 
 def forgetful(part: str) -> Callable[[list[Judgement]], list[Judgement]]:

@@ -1,0 +1,79 @@
+"""DeepSpeed's part of a checkpoint: what each rank holds of weights and optimizer, as safetensors instead of pickles.
+
+    adopt(engine)                       # once, after it was made
+    save_shards(engine, folder)         # all ranks together
+    load_shards(engine, folder)
+
+DeepSpeed names its files ``….pt``; here each is a folder of that name with one safetensors file in it. Frozen weights
+are left out, they are those of the base. An error while writing is kept until all ranks have met, because whoever
+leaves early would let the others wait.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
+
+from balcap.training.nested import load_nested, save_nested
+
+STATE = "state.safetensors"
+TAG = "shards"
+LEFT_OUT = frozenset({"loss_scaler", "param_slice_mappings"})
+"""Objects of DeepSpeed: the scaler of float16, which is never used here, and a table for its universal format."""
+
+
+class Safe(CheckpointEngine):
+    """Reads and writes one state per call; ``error`` is the first that could not be written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "safetensors"
+        self.error: OSError | None = None
+
+    def create(self, info: CheckpointCommitInfo) -> None:
+        self.error = None
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Folders come with their files."""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        try:
+            save_nested(plain(state_dict), Path(path) / STATE)
+        except OSError as error:
+            self.error = self.error or error
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        return load_nested(Path(path) / STATE)
+
+    def commit(self, info: CheckpointCommitInfo) -> bool:
+        return self.error is None
+
+    def preserves_storage_sharing(self) -> bool:
+        return False  # so that DeepSpeed need not copy every tensor first
+
+
+def plain(state: Any) -> Any:
+    """Without what :data:`LEFT_OUT` names, at any depth of dictionaries."""
+    if not isinstance(state, dict):
+        return state
+    return {key: plain(value) for key, value in state.items() if key not in LEFT_OUT}
+
+
+def adopt(engine: Any) -> None:
+    """Let a DeepSpeed engine write and read safetensors only, and leave no scripts beside them."""
+    engine.checkpoint_engine = Safe()
+    engine._copy_recovery_script = lambda save_path: None
+
+
+def save_shards(engine: Any, folder: Path) -> None:
+    """Write this rank's part into ``folder``; all ranks call it together. Raises ``OSError`` once they have met."""
+    engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+    if engine.checkpoint_engine.error:
+        raise engine.checkpoint_engine.error
+
+
+def load_shards(engine: Any, folder: Path) -> None:
+    """Bring weights and optimizer of this rank back from ``folder``; frozen weights stay as they are."""
+    engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
