@@ -293,6 +293,24 @@ def save_experiment(root: Path, name: str, *, targets: Sequence[str], force: boo
         )
 
 
+def fetch(checkout: Path, name: str, path: str, target: Path) -> Path:
+    """Copy an output of the experiment ``name``, file or folder, to ``target``, which is returned.
+
+    Raises :class:`DvcFault` when there is no such experiment, or the cache has not what it refers to.
+    """
+    from dvc.api import DVCFileSystem
+
+    found = experiments(checkout, name)
+    if not found:
+        raise DvcFault(f"no experiment {name}")
+    try:
+        with _explained():
+            DVCFileSystem(str(checkout), rev=found[-1]).get(path, str(target), recursive=True)
+    except OSError as error:
+        raise DvcFault(f"experiment {name} has no {path} in the cache: {error}; `dvc pull` may bring it") from None
+    return target
+
+
 def differences(root: Path) -> dict[str, dict[str, tuple[Any, Any]]]:
     """Parameters and metrics that differ between HEAD and the files.
 

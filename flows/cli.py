@@ -14,6 +14,7 @@ import typer
 
 from balcap.cli import app
 from balcap.cli_fail import fail
+from flows.cli_study import study
 
 if TYPE_CHECKING:
     from flows.pipeline import RunResult
@@ -29,6 +30,9 @@ GO_ON = "finished stages and checkpoints are kept: the same command goes on from
 Apply = Annotated[bool, typer.Option("--apply", help="Write the results back into the working tree.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Run stages that have nothing to do, too; reuse the name.")]
 Targets = Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="Stages to run, with what they need.")]
+
+
+app.add_typer(study, name="study")
 
 
 @app.command()

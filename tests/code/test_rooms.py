@@ -29,9 +29,9 @@ RANKS = [
     {"scenes", "llm"},
     {"images", "sources", "collect", "expectations", "judge", "rewards", "advantages", "policy"},
     {"warmstart", "training", "evaluation", "registry", "serve"},
-    {"tracking", "caption", "scoring"},
-    {"calibration"},
-    {"cli_caption", "cli_calibrate", "cli_serve"},
+    {"tracking", "caption", "scoring", "study"},
+    {"calibration", "plan"},
+    {"cli_caption", "cli_calibrate", "cli_plan", "cli_serve"},
     {"cli_judge"},
     {"cli"},
 ]

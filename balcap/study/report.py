@@ -1,0 +1,238 @@
+"""The report of a study as Markdown with pictures: a function of the committed results, equal data give equal bytes.
+
+write_report(read_study(folder / "data"), folder)        README.md, *.png and pictures/ in ``folder``
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from balcap.files import atomic_path
+from balcap.study import plots
+from balcap.study.arms import ARMS, BASES, title
+from balcap.study.claims import Decided, decide_all, load_claims, tally, untested
+from balcap.study.data import EXAMPLE, Study
+from balcap.study.stats import METRICS, Estimate, Metric, effect, level
+
+MAIN = ("precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena", "words", "commentary", "repeats")
+KINDS = ("relations", "place_first", "form_balance")
+DIFFERENCES = (("b_capscore", "end"), ("b_capscore", "curve"), ("qa_accuracy", "end"), ("arena", "end"))
+COVERS = """\
+**What the intervals cover** (95 %, `balcap/study/stats.py`). Arms are compared pair by pair: same seed, same warm
+start, same pictures in the same order. At the end the interval is a t interval over the seeds, widened by a bootstrap
+over the held-out pictures, which are the same for all seeds. For a curve it is the t interval over the seeds, each of
+which has training pictures of its own. So they speak of other seeds and other pictures of this world. They say nothing
+of other worlds, judges or models; two warm starts are too few to speak of others, and seeds that share one count as
+independent. With three seeds t is 4.3: an effect must be large or very even to be told from none. Intervals are not
+corrected for their number: of the {count} below, about one in twenty misses the true value."""
+SCALES = """\
+P, R, L: precision (true and pointable), recall, linguistic quality without the length mask, 0 to 1. b-CapScore is
+their harmonic mean over corpus means. QA: share of questions answered from the caption. Arena: wins less losses against
+three opponents, -1 to 1. Commentary and repeats: statements per caption that nobody can check, and that stood there
+before."""
+
+
+def write_report(study: Study, folder: Path) -> None:
+    """Write README.md and its plots; ``folder`` also holds ``data`` and ``pictures``."""
+    arms = [name for name in ARMS if name in study.arms()]
+    decided = decide_all(study, load_claims())
+    files = plots.draw(study, arms, folder)
+    parts = [*_opening(study, arms), *_verdicts(decided), *_tables(study, arms), *_pictures(files), *_examples(study)]
+    with atomic_path(folder / "README.md") as tmp:
+        tmp.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+
+
+def _opening(study: Study, arms: Sequence[str]) -> list[str]:
+    runs, seeds = study.runs, sorted({seed for arm in arms for seed in study.seeds(arm)})
+    steps = sorted({len(rows["words"]) for rows in study.curves.values()})
+    pictures = sorted({study.pictures(arm) for arm in arms})
+    return [
+        "# The ablations in miniature",
+        "",
+        "Written by `balcap study report` from the results in `data/`, which these commands made:",
+        "",
+        "```",
+        *runs["commands"],
+        "```",
+        "",
+        f"{len(arms)} arms, seeds {_listed(seeds)}, {_listed(steps)} steps of training each, {_listed(pictures)} "
+        "held-out pictures whose scenes served no design decision. Even seeds of reinforcement learning start from the "
+        "first warm start, odd ones from the second. An arm is `recipes/ablation-NAME.yaml`; which DVC experiment each "
+        "run is stands in `data/runs.json`. What is claimed, and from which effect on, was committed before the runs: "
+        "`balcap/study/claims.yaml`.",
+        "",
+        COVERS.format(count=len([c for c in load_claims() if {c.test.arm, c.test.against} <= set(study.arms())])),
+        "",
+    ]
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _verdicts(decided: Sequence[Decided]) -> list[str]:
+    parts = []
+    for source, heading in (("paper", "What the paper claims"), ("ours", "Further questions")):
+        rows = [one for one in decided if one.claim.source == source]
+        if not rows:
+            continue
+        count = tally(rows)
+        found = ", ".join(f"{count[verdict]} {verdict}" for verdict in ("reproduced", "not reproduced", "inconclusive"))
+        parts += [
+            f"## {heading}",
+            "",
+            f"{found}. A claim is *reproduced* when the whole interval lies at or beyond the threshold, *not "
+            "reproduced* when the whole interval falls short of it, *inconclusive* otherwise.",
+            "",
+            "| claim | verdict | measured here | counts from | paper | expected |",
+            "|---|---|---|---|---|---|",
+            *(_verdict(one) for one in rows),
+            "",
+            *_surprises(rows),
+        ]
+    return [*parts, "Not tested by any arm: " + "; ".join(untested()) + ".", ""]
+
+
+def _verdict(one: Decided) -> str:
+    claim, test = one.claim, one.claim.test
+    metric = METRICS[test.metric]
+    sign = 1 if test.direction == "up" else -1
+    when = "end" if test.at == "end" else "mean of the curve"
+    measured = (
+        f"{metric.label}, {title(test.arm)} − {title(test.against)}, {when}: "
+        f"{_signed(one.estimate, metric)}; seeds {_seeds(one.estimate, metric)}"
+    )
+    expected = claim.expect or "–"
+    cells = [
+        claim.claim, f"**{one.verdict}**", measured, _number(sign * test.threshold, metric.digits, sign=True),
+        claim.paper, f"{expected} ({claim.note})" if claim.note else expected,
+    ]  # fmt: skip
+    return _row(cells)
+
+
+def _surprises(rows: Sequence[Decided]) -> list[str]:
+    other = [one for one in rows if one.claim.expect and one.claim.expect != one.verdict]
+    if not other:
+        return ["Every verdict is the expected one, where one was expected.", ""]
+    said = [f"- {one.claim.claim}: expected {one.claim.expect}, found {one.verdict}." for one in other]
+    return ["Otherwise than the feasibility study let us expect:", "", *said, ""]
+
+
+def _tables(study: Study, arms: Sequence[str]) -> list[str]:
+    everything = [name for name in [*BASES, *arms] if name in study.arms()]
+    compared = [arm for arm in arms if ARMS[arm].against in study.arms()]
+    return [
+        "## At the end of training",
+        "",
+        SCALES,
+        "",
+        *_table(["arm", *(METRICS[name].label for name in MAIN)], (_levels(study, arm, MAIN) for arm in everything)),
+        "",
+        "## Differences",
+        "",
+        "Arm less the arm it is compared with, and the difference of each seed.",
+        "",
+        *_table(
+            ["arm", "less", *(f"{METRICS[name].label}, {at}" for name, at in DIFFERENCES)],
+            (_differences(study, arm) for arm in compared),
+        ),
+        "",
+        "## Kinds of sentences",
+        "",
+        "Relations per caption; share of the sentences about a placed thing that begin with the place; how evenly both "
+        "forms are used (1: equally often, 0: one is left).",
+        "",
+        *_table(["arm", *(METRICS[name].label for name in KINDS)], (_levels(study, arm, KINDS) for arm in everything)),
+        "",
+    ]
+
+
+def _levels(study: Study, arm: str, names: Sequence[str]) -> list[str]:
+    return [title(arm), *(_plus_minus(level(study, arm, METRICS[name]), METRICS[name]) for name in names)]
+
+
+def _differences(study: Study, arm: str) -> list[str]:
+    against = ARMS[arm].against
+    assert against is not None
+    cells = []
+    for name, at in DIFFERENCES:
+        metric = METRICS[name]
+        found = effect(study, arm, against, metric, "curve" if at == "curve" else "end")
+        cells.append(f"{_signed(found, metric)}; {_seeds(found, metric)}")
+    return [title(arm), title(against), *cells]
+
+
+def _pictures(files: Sequence[str]) -> list[str]:
+    curves = [name for name in files if name.startswith("curves")]
+    return [
+        "## Learning curves",
+        "",
+        f"On the sampled captions of each step, judged alike in all arms; running means over {plots.SMOOTH} steps. "
+        "With a noisy judge the curve is what that judge says; the tables above come from the exact one.",
+        "",
+        *(f"![{name.removesuffix('.png')}]({name})\n" for name in curves),
+        "## Lengths",
+        "",
+        "Dotted: the mean.",
+        "",
+        "![lengths](lengths.png)",
+        "",
+    ]
+
+
+def _examples(study: Study) -> list[str]:
+    """Captions of the first held-out pictures by image id: neither the best nor the worst were chosen."""
+    parts = ["## Captions", "", "The first held-out pictures by id, neither the best nor the worst; first seed.", ""]
+    for image_id in dict.fromkeys(row["image_id"] for row in study.examples):
+        rows = [row for row in study.examples if row["image_id"] == image_id]
+        parts += [
+            f'<img src="pictures/{image_id[:12]}.png" width="192" alt="picture {image_id[:12]}">',
+            "",
+            *_table(["arm", "caption", "P", "R", "L"], (_example(row) for row in rows)),
+            "",
+        ]
+    return parts
+
+
+def _example(row: dict[str, Any]) -> list[str]:
+    name = "reference" if row["arm"] == "reference" else title(row["arm"])
+    return [name, row["caption"] or "(empty)", *(_number(row[part], 2) for part in EXAMPLE)]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _signed(found: Estimate, metric: Metric) -> str:
+    """``+.021 [-.010, +.052]``; without an interval the value alone."""
+    value = _number(found.value, metric.digits, sign=True)
+    if math.isnan(found.low):
+        return f"{value} (no interval)"
+    return f"{value} [{', '.join(_number(end, metric.digits, sign=True) for end in (found.low, found.high))}]"
+
+
+def _plus_minus(found: Estimate, metric: Metric) -> str:
+    value = _number(found.value, metric.digits)
+    return value if math.isnan(found.low) else f"{value} ± {_number(found.half, metric.digits)}"
+
+
+def _seeds(found: Estimate, metric: Metric) -> str:
+    return ", ".join(_number(value, metric.digits, sign=True) for value in found.per_seed)
+
+
+def _number(value: float, digits: int, sign: bool = False) -> str:
+    """``.838``, ``+1.20``, ``−.044``, and a dash for what is unknown."""
+    if math.isnan(value):
+        return "–"
+    text = f"{abs(value):.{digits}f}"
+    if digits > 1 and text.startswith("0."):
+        text = text[1:]
+    negative = value < 0 and float(f"{value:.{digits}f}") != 0
+    return ("−" if negative else "+" if sign else "") + text

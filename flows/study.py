@@ -1,0 +1,171 @@
+"""The ablation study as a Prefect flow: two runs of the pipeline at a time, each a DVC experiment; resumable.
+
+    study(checkout, "paper", seeds=3, results=Path("docs/results/ablations"))       # balcap study ablations
+
+The whole study works on one snapshot of the code, in worktrees of its own, so that the checkout may be edited
+meanwhile. What arms have in common, pictures and warm starts, is made first, once; each arm then starts from a worktree
+in which these results stand, and has `train` and `evaluate` left to do. A run whose experiment exists is not run again;
+one that was stopped goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, as_completed
+from prefect.states import Cancelled, Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from balcap.params import ParamsError
+from balcap.progress import Progress
+from balcap.study.arms import chosen
+from balcap.study.data import read_study
+from balcap.study.report import write_report
+from balcap.workspace import work_root
+from flows import _dvc, _process
+from flows._worktree import NameTaken, environment, worktree
+from flows.study_gather import gather
+from flows.study_plan import LAST, SHARED, ArmRun, Start, plan_runs
+
+AT_ONCE = 2
+TAIL = 12
+"""Last lines of a failed run that its state repeats."""
+Group = Literal["paper", "all"]
+_RUNNER: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)
+
+
+@flow(name="study", persist_result=False, log_prints=False, task_runner=_RUNNER)
+def study(checkout: Path, group: Group, seeds: int, results: Path) -> State[Any]:
+    """Make the runs that are missing, then write their results and the report to ``results`` in the checkout."""
+    stop = threading.Event()
+    try:
+        runs = plan_runs(checkout, chosen(group), seeds)
+        todo = [run for run in runs if not _dvc.experiments(checkout, run.name)]
+        print(f"study: {len(runs) - len(todo)} of {len(runs)} runs are there", flush=True)
+        fault = _make(checkout, todo, stop) if todo else None
+        if fault is not None:
+            return fault
+        gather(checkout, runs, results, f"balcap study ablations --arms {group} --seeds {seeds}")
+    except (ParamsError, _dvc.DvcFault, NameTaken) as error:
+        return Failed(message=str(error))
+    except KeyboardInterrupt:
+        return Cancelled(message="stopped by Ctrl-C")
+    finally:
+        stop.set()
+    folder = checkout / results
+    write_report(read_study(folder / "data"), folder)
+    return Completed(message=str(results / "README.md"))
+
+
+def _make(checkout: Path, todo: Sequence[ArmRun], stop: threading.Event) -> State[Any] | None:
+    """Make the warm starts, then the arms; the state of the first failed run, or None."""
+    starts = list(dict.fromkeys(run.start for run in todo))
+    worlds = {start.recipe: start for start in reversed(starts)}.values()
+    before = {stage.name: stage.needs for stage in _dvc.plan(checkout, [SHARED])}[SHARED]
+    with ExitStack() as stack:
+        trees = {start: stack.enter_context(_tree(checkout, start)) for start in starts}
+        pictures = [_command(trees[s], f"{s.recipe}-data", s.recipe, (), ("--apply", *before)) for s in worlds]
+        warm = [_command(trees[s], f"{s.recipe}-w{s.seed}", s.recipe, s.overrides, ("--apply", SHARED)) for s in starts]
+        # Long captions take the longest: started last, they would end alone.
+        arms = [
+            _command(trees[run.start], run.name, run.arm.recipe, run.overrides, ("--name", run.name, LAST))
+            for run in sorted(todo, key=lambda run: not run.arm.long)
+        ]
+        return (
+            _round(pictures, checkout, stop, None)
+            or _round(warm, checkout, stop, None)
+            or _round(arms, checkout, stop, Progress("study", len(arms), "runs"))
+        )
+
+
+@contextmanager
+def _tree(checkout: Path, start: Start) -> Iterator[Path]:
+    """A worktree of the study's snapshot in which a warm start's results are to stand."""
+    with worktree(checkout, f"study-{start.recipe}-w{start.seed}") as tree:
+        yield tree.root
+
+
+@dataclass(frozen=True)
+class Command:
+    """One `balcap run`, started in the worktree ``root``."""
+
+    root: Path
+    name: str
+    words: tuple[str, ...]
+
+
+def _command(root: Path, name: str, recipe: str, overrides: Sequence[str], rest: Sequence[str]) -> Command:
+    changes = [word for override in overrides for word in ("-S", override)]
+    return Command(root, name, (sys.executable, "-m", "flows.cli", "run", "--recipe", recipe, *changes, *rest))
+
+
+def _round(
+    commands: Sequence[Command], checkout: Path, stop: threading.Event, progress: Progress | None
+) -> State[Any] | None:
+    """Run commands, two at a time. The first fault ends the others; returns its state."""
+    futures: list[PrefectFuture[Any]] = []
+    try:
+        for command in commands:
+            named = run_pipeline.with_options(task_run_name=command.name)
+            futures.append(named.submit(command, _log(checkout, command.name), stop))
+        fault: State[Any] | None = None
+        for future in as_completed(futures):
+            future.wait()  # its state would otherwise be asked of the server, which knows it later
+            if not future.state.is_completed():
+                fault = fault or future.state
+                stop.set()
+            elif progress is not None:
+                progress.advance(note=str(future.state.message))
+        return fault
+    except BaseException:  # Ctrl-C above all: what runs must have ended before its worktree goes
+        stop.set()
+        for future in futures:
+            future.wait()
+        raise
+
+
+def _log(checkout: Path, name: str) -> Path:
+    folder = work_root() / "study"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}.log"
+
+
+@task(name="run", cache_policy=NO_CACHE, persist_result=False)
+def run_pipeline(command: Command, log: Path, stop: threading.Event) -> State[Any]:
+    """One `balcap run` in a process group of its own; what it prints goes to ``log``."""
+    name = command.name
+    if stop.is_set():
+        return Cancelled(message=f"{name}: not begun")
+    tail: deque[str] = deque(maxlen=TAIL)
+    print(f"{name}: running; {log}", flush=True)
+    try:
+        with log.open("w", encoding="utf-8", buffering=1) as file:
+            code = _process.run(
+                command.words,
+                cwd=command.root,
+                env=environment(sys.executable),
+                on_line=_to(file.write, tail),
+                stopped=lambda: "stopped" if stop.is_set() else None,
+            )
+    except _process.Stopped as error:
+        return Cancelled(message=f"{name}: {error}")
+    if code:
+        return Failed(message="\n".join([f"{name}: exit status {code}; {log}", *tail]))
+    return Completed(message=name)
+
+
+def _to(write: Callable[[str], Any], tail: deque[str]) -> Callable[[str], None]:
+    def on_line(line: str) -> None:
+        tail.append(line)
+        write(line + "\n")
+
+    return on_line
