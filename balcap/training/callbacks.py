@@ -34,7 +34,6 @@ TRL_LOGS = (
     "loss",
     "grad_norm",
     "learning_rate",
-    "entropy",
     "kl",
     "clip_ratio/region_mean",
     "completions/clipped_ratio",

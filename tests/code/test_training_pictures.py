@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import train_world as world
+import twins
 from accelerate import Accelerator
 from PIL import Image
 from trl import GRPOTrainer
@@ -19,6 +20,7 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
+from balcap.params.runtime import Rollouts
 from balcap.policy.generate import chat_prompt, forbidden_tokens
 from balcap.policy.store import load_policy
 from balcap.records import Picture
@@ -151,18 +153,52 @@ def test_trl_still_hands_expanded_prompts_to_colocated_vllm(
         asked.extend(prompts)
         return [SimpleNamespace(prompt_token_ids=[1], outputs=[SimpleNamespace(token_ids=[5], logprobs=None)])]
 
-    monkeypatch.setattr(vllm_generation, "SamplingParams", lambda **options: options, raising=False)
+    said: dict[str, Any] = {}
+    monkeypatch.setattr(vllm_generation, "SamplingParams", lambda **options: said.update(options), raising=False)
     monkeypatch.setattr(vllm_generation, "extract_logprobs", lambda outputs: ([[[0.0]]], None))
     engine = SimpleNamespace(
         accelerator=None, temperature=1.0, top_p=1.0, top_k=0, min_p=None, repetition_penalty=1.0, logprobs=0,
-        max_completion_length=4, mode="colocate", enable_sleep_mode=False, generation_kwargs={}, model=trainer.model,
-        structured_outputs_regex=None, tensor_parallel_size=1, llm=SimpleNamespace(generate=generate),
+        max_completion_length=4, mode="colocate", enable_sleep_mode=False, model=trainer.model,
+        generation_kwargs={"logit_bias": {3: -100.0}}, structured_outputs_regex=None, tensor_parallel_size=1,
+        llm=SimpleNamespace(generate=generate),
     )  # fmt: skip
     trainer.use_vllm, trainer.vllm_mode, trainer._last_loaded_step = True, "colocate", 0
     trainer.vllm_generation = SimpleNamespace(generate=lambda **kwargs: VLLMGeneration.generate(engine, **kwargs))
     picture, ids = Image.new("RGB", (4, 4)), [1, *[trainer.model.config.image_token_id] * 3, 2]
     assert GRPOTrainer._generate_single_turn(trainer, [ids], [[picture]], {}, 1) == ([[5]], [[0.0]])
     assert asked == [{"prompt_token_ids": ids, "multi_modal_data": {"image": picture}}]
+    assert said["logit_bias"] == {3: -100.0}
+
+
+@pytest.mark.parametrize("sampler", ["vllm_colocate", "vllm_server"])
+def test_placeholders_are_ruled_out_for_vllm_too(sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL itself suppresses the picture's token with transformers only; what we give reaches either engine."""
+    url = "http://127.0.0.1:1" if sampler == "vllm_server" else None
+    rollouts = Rollouts(gpu_memory=0.3, tensor_parallel=1, max_model_length=2048, url=url)
+    config = grpo_config(world.settings(sampler=sampler), tmp_path, [3, 4], rollouts=rollouts)
+    assert config.use_vllm and config.generation_kwargs == {"logit_bias": {3: -100.0, 4: -100.0}}
+    assert "generation_kwargs=args.generation_kwargs" in inspect.getsource(GRPOTrainer.__init__)
+    asked: dict[str, Any] = {}
+
+    def generate(**options: Any) -> Any:
+        asked.update(options)
+        return {"prompt_ids": [[1]], "completion_ids": [[5]], "logprobs": [[[0.0]]]}
+
+    monkeypatch.setattr(vllm_generation, "broadcast_object_list", lambda *args, **_: None)
+    server = SimpleNamespace(
+        accelerator=SimpleNamespace(is_main_process=True, process_index=0), temperature=1.0, top_p=1.0, top_k=0,
+        min_p=None, repetition_penalty=1.0, logprobs=0, max_completion_length=4, mode="server",
+        structured_outputs_regex=None, generation_kwargs=config.generation_kwargs,
+        vllm_client=SimpleNamespace(generate=generate),
+    )  # fmt: skip
+    VLLMGeneration.generate(server, [[1]], None, 1)
+    assert asked["generation_kwargs"] == config.generation_kwargs
+
+
+@pytest.mark.parametrize(("family", "names"), [("llava", ["<image>"]), ("qwen", ["<|image_pad|>", "<|video_pad|>"])])
+def test_the_placeholders_of_every_family_are_known(family: str, names: list[str], tmp_path: Path) -> None:
+    policy = load_policy(twins.base(family, tmp_path / family))
+    assert {policy.processor.tokenizer.convert_tokens_to_ids(name) for name in names} <= {*forbidden_tokens(policy)}
 
 
 def test_zeroed_and_truncated_importance_weights_are_counted(trainer: CaptionTrainer) -> None:
