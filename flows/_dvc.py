@@ -22,6 +22,7 @@ from dvc.utils.cli_parse import to_path_overrides
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, ValidationError
 
 from flows._git import refs
+from flows._overrides import explain
 
 RUNNING = "Running stage '{}':"
 """What ``dvc repro`` prints when it starts a stage's command."""
@@ -213,29 +214,21 @@ def apply_overrides(path: Path, overrides: Sequence[str]) -> None:
     except OverrideError:
         raise
     except Exception as error:  # the parser of overrides has exceptions of its own
-        raise OverrideError(_explain_override(path, overrides, str(error))) from None
-
-
-def _explain_override(path: Path, overrides: Sequence[str], reason: str) -> str:
-    """Name the unknown key and its known neighbours, or else what DVC said."""
-    for override in overrides:
-        key, _, value = override.partition("=")
-        node: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for part in key.lstrip("+~").split("."):
-            if not isinstance(node, Mapping) or key.startswith("+"):
-                break
-            if part not in node:
-                return f"-S {key} = {value}: unknown key; allowed here: {', '.join(map(str, node))}"
-            node = node[part]
-    return f"-S {' '.join(overrides)}: {' '.join(reason.split())}"
+        raise OverrideError(explain(path, overrides, str(error))) from None
 
 
 def verdict(lines: Sequence[str]) -> str:
     """What a failed ``dvc repro`` comes down to: exit status and the command's reason, or else its last own line."""
-    status = next((found[1] for line in lines if (found := re.search(r"^ERROR: .*, exited with (-?\d+)$", line))), None)
+    status = exit_status(lines)
     own = next((line for line in reversed(lines) if line and not line.startswith("ERROR: failed to reproduce")), "")
     own = next((line for line in reversed(lines) if line.startswith("error: ")), own)
-    return f"exit status {status}: {own}" if status else (lines[-1] if lines else "no output")
+    return f"exit status {status}: {own}" if status is not None else (lines[-1] if lines else "no output")
+
+
+def exit_status(lines: Sequence[str]) -> int | None:
+    """Exit status of the command that made ``dvc repro`` fail, from what that said."""
+    found = (re.search(r"^ERROR: .*, exited with (-?\d+)$", line) for line in lines)
+    return next((int(one[1]) for one in found if one), None)
 
 
 def cache_dir(root: Path) -> Path:
@@ -294,20 +287,14 @@ def save_experiment(root: Path, name: str, *, targets: Sequence[str], force: boo
 
 
 def fetch(checkout: Path, name: str, path: str, target: Path) -> Path:
-    """Copy an output of the experiment ``name``, file or folder, to ``target``, which is returned.
-
-    Raises :class:`DvcFault` when there is no such experiment, or the cache has not what it refers to.
-    """
+    """Copy an output of the experiment ``name``, file or folder, to ``target``. Raises :class:`DvcFault`."""
     from dvc.api import DVCFileSystem
 
-    found = experiments(checkout, name)
-    if not found:
-        raise DvcFault(f"no experiment {name}")
     try:
         with _explained():
-            DVCFileSystem(str(checkout), rev=found[-1]).get(path, str(target), recursive=True)
+            DVCFileSystem(str(checkout), rev=experiments(checkout, name)[-1]).get(path, str(target), recursive=True)
     except OSError as error:
-        raise DvcFault(f"experiment {name} has no {path} in the cache: {error}; `dvc pull` may bring it") from None
+        raise DvcFault(f"experiment {name}: {path} is not in the cache ({error}); `dvc pull` may bring it") from None
     return target
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -30,8 +31,9 @@ def checkout_of(start: Path) -> Path:
         raise GitFault(f"{start} lies in no git checkout; change to the folder of your balcap clone") from None
 
 
-def snapshot(checkout: Path) -> str:
-    """Tree of HEAD plus the tracked uncommitted changes: edits, deletions and what is staged, nothing untracked.
+def snapshot(checkout: Path, extra: Sequence[str] = ()) -> str:
+    """Tree of HEAD plus the tracked uncommitted changes: edits, deletions and what is staged; of untracked files only
+    the ``extra`` ones.
 
     Works on a copy of the index, so it neither waits for nor disturbs anybody else's git.
     """
@@ -41,7 +43,15 @@ def snapshot(checkout: Path) -> str:
         if index.exists():
             shutil.copyfile(index, copy)
         git(checkout, "add", "--update", ".", GIT_INDEX_FILE=str(copy))
+        if extra:
+            git(checkout, "add", "--force", "--", *extra, GIT_INDEX_FILE=str(copy))
         return git(checkout, "write-tree", GIT_INDEX_FILE=str(copy))
+
+
+def commit(checkout: Path, tree: str, parent: str, message: str) -> str:
+    """A commit that no branch holds; its author is the project, whoever is known to git."""
+    who = {f"GIT_{role}_{what}": "balcap" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return git(checkout, "commit-tree", tree, "-p", parent, "-m", message, **who)
 
 
 def untracked(checkout: Path, path: str) -> list[str]:

@@ -20,6 +20,7 @@ from balcap.hashing import content_md5
 from balcap.workspace import main_checkout
 from flows import _dvc
 from flows._git import GitFault, git, snapshot, untracked
+from flows._paused import Paused
 
 IGNORE = ".dvcignore"
 LOCK_TIMEOUT = 600.0
@@ -61,8 +62,10 @@ def exclusive(checkout: Path) -> Iterator[None]:
 
 
 @contextmanager
-def worktree(checkout: Path, name: str) -> Iterator[Worktree]:
-    """A worktree called ``name``, from ``checkout``; raises :class:`NameTaken` while another run has that name."""
+def worktree(checkout: Path, name: str, paused: Paused | None = None) -> Iterator[Worktree]:
+    """A worktree called ``name``, from ``checkout`` or as the ``paused`` run left it; raises :class:`NameTaken` while
+    another run has that name.
+    """
     folder = runs_folder(checkout)
     with ExitStack() as alive:  # as long as the lock is held, nobody takes the worktree for an abandoned one
         with exclusive(checkout):
@@ -73,7 +76,7 @@ def worktree(checkout: Path, name: str) -> Iterator[Worktree]:
                 raise NameTaken(f"a run called {name} is in progress; choose another name") from None
         try:
             with exclusive(checkout):
-                made = _add(checkout, folder / name)
+                made = _add(checkout, folder / name, paused)
             yield made
         finally:
             with exclusive(checkout):
@@ -81,10 +84,11 @@ def worktree(checkout: Path, name: str) -> Iterator[Worktree]:
                 (folder / f"{name}.lock").unlink(missing_ok=True)
 
 
-def _add(checkout: Path, root: Path) -> Worktree:
-    baseline, tree = git(checkout, "rev-parse", "HEAD"), snapshot(checkout)
+def _add(checkout: Path, root: Path, paused: Paused | None) -> Worktree:
+    baseline = paused.baseline if paused else git(checkout, "rev-parse", "HEAD")
+    tree = paused.origin if paused else snapshot(checkout)
     git(checkout, "worktree", "add", "--quiet", "--detach", "--no-checkout", str(root), baseline)
-    git(root, "read-tree", "--reset", "-u", tree)
+    git(root, "read-tree", "--reset", "-u", paused.tree if paused else tree)
     local = checkout / ".dvc" / "config.local"
     if local.exists():
         shutil.copyfile(local, root / ".dvc" / "config.local")
@@ -121,20 +125,28 @@ def carry(tree: Worktree, stages: Sequence[_dvc.Planned]) -> list[str]:
     """Bring in what git does not know; returns the untracked files that belong to the run's experiment."""
     for path in uncached(stages):
         _mirror(tree.origin / path, tree.root / path)
+    link(tree, stages)
     extra: list[str] = []
-    for path in sorted({path for stage in stages for path in stage.inputs}):
-        here, there = tree.origin / path, tree.root / path
-        if not here.exists():
-            continue
-        if not there.exists():
-            there.parent.mkdir(parents=True, exist_ok=True)
-            there.symlink_to(here)
-        elif here.is_dir() and not there.is_symlink():
+    for path in _inputs(stages):
+        if (tree.origin / path).is_dir() and not (tree.root / path).is_symlink():
             for name in untracked(tree.origin, path):
                 _mirror(tree.origin / name, tree.root / name)
                 extra.append(name)
-    _ignore(tree.root / IGNORE, unhashable(tree.root, {path for stage in stages for path in stage.inputs}))
+    _ignore(tree.root / IGNORE, unhashable(tree.root, _inputs(stages)))
     return extra
+
+
+def link(tree: Worktree, stages: Sequence[_dvc.Planned]) -> None:
+    """Make the inputs that git does not hold visible in the worktree."""
+    for path in _inputs(stages):
+        here, there = tree.origin / path, tree.root / path
+        if here.exists() and not there.exists():
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.symlink_to(here)
+
+
+def _inputs(stages: Iterable[_dvc.Planned]) -> list[str]:
+    return sorted({path for stage in stages for path in stage.inputs})
 
 
 def unhashable(root: Path, inputs: Iterable[str]) -> list[str]:

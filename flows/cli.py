@@ -1,6 +1,8 @@
 """The console script ``balcap``: the library's commands (``balcap/cli.py``) and those that start flows or their UIs.
 
-balcap run | demo | ui | recipe …
+balcap run | resume | demo | ui | recipe …
+
+A run ends with 0 when it is complete, 75 when one of its alarms paused it, 130 when it was cancelled, else 1 or 2.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from flows.cli_study import study
 
 if TYPE_CHECKING:
     from flows.pipeline import RunResult
+    from flows.request import RunRequest
 
 CANCELLED = 130
 """Exit status of a cancelled run, as a shell reports Ctrl-C."""
@@ -55,7 +58,33 @@ def run(
     [dim]$[/dim] balcap run --apply          [dim]# results into reports/, models/, dvc.lock[/dim]
     [dim]$[/dim] balcap run prepare          [dim]# this stage and what it needs[/dim]
     """
-    result = _execute(tuple(targets or ()), recipe, tuple(overrides or ()), name, apply, force)
+    _finish(_execute(_asked(tuple(targets or ()), recipe, tuple(overrides or ()), name, apply, force)))
+
+
+@app.command()
+def resume(
+    name: Annotated[str | None, typer.Argument(help="A paused run; without it, those there are.")] = None,
+) -> None:
+    """Go on with a run that one of its alarms paused: exactly that run, whatever changed here meanwhile.
+
+    Its alarm is accepted and pauses no more until it was silent. A run that is not resumed is abandoned.
+
+    [dim]$[/dim] balcap resume               [dim]# which runs are paused[/dim]
+    [dim]$[/dim] balcap resume swift-otter
+    """
+    from flows._paused import names, recall
+    from flows.request import RunRequest
+
+    with _explained():
+        if name is None:
+            print("\n".join(names(_checkout())) or "no run is paused")
+            return
+        recall(_checkout(), name)
+        request = RunRequest.model_validate({"name": name, "resume": True})
+    _finish(_execute(request))
+
+
+def _finish(result: RunResult) -> None:
     print(f"\nrun {result.name} is complete")
     _print_names(result)
 
@@ -73,7 +102,7 @@ def demo() -> None:
         elif (held := load_params(checkout / "params.yaml").recipe) != "embedded":
             use = "`balcap recipe apply embedded`, or run what it holds: `balcap run --apply`"
             fail(f"params.yaml: recipe = {held}; the demo is embedded: {use}", 2)
-    result = _execute((), None, (), None, True, False)
+    result = _execute(_asked((), None, (), None, True, False))
     from flows.demo import print_captions, print_metrics
 
     print_captions(checkout)
@@ -94,24 +123,33 @@ def ui(
         serve(_checkout(), prefect_port, mlflow_port)
 
 
-def _execute(
+def _asked(
     targets: tuple[str, ...], recipe: str | None, overrides: tuple[str, ...], name: str | None, apply: bool, force: bool
-) -> RunResult:
+) -> RunRequest:
     from pydantic import ValidationError
 
-    from flows.local import RunFailed, execute
     from flows.request import RunRequest
 
     with _explained():
         try:
-            request = RunRequest(
-                recipe=recipe, overrides=overrides, name=name, apply=apply, targets=targets, force=force
+            return RunRequest(
+                recipe=recipe, overrides=overrides, name=name, apply=apply, targets=targets, force=force, resume=False
             )
         except ValidationError as error:
             fault = error.errors()[0]
             fail(f"--{fault['loc'][0]} {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}", 2)
+
+
+def _execute(request: RunRequest) -> RunResult:
+    from flows.local import RunFailed, RunPaused, execute
+    from steps._stage import PAUSED
+
+    with _explained():
         try:
             return execute(request, _checkout())
+        except RunPaused as paused:
+            print(f"paused: {paused}")
+            raise typer.Exit(PAUSED) from None
         except RunFailed as error:
             fail(f"{error}; {GO_ON}" if error.cancelled else str(error), CANCELLED if error.cancelled else 1)
 
@@ -129,12 +167,13 @@ def _explained() -> Iterator[None]:
     from balcap.params import ParamsError
     from flows._dvc import DvcFault, OverrideError
     from flows._git import GitFault
+    from flows._paused import NotPaused
     from flows._server import ServerFault
     from flows._worktree import NameTaken
 
     try:
         yield
-    except (Busy, ParamsError, DvcFault, OverrideError, GitFault, ServerFault, NameTaken) as error:
+    except (Busy, ParamsError, DvcFault, OverrideError, GitFault, ServerFault, NameTaken, NotPaused) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C", CANCELLED)

@@ -1,4 +1,6 @@
-"""The run in a terminal: a live table of stages, or plain lines where nobody looks (a file, a pipe, CI)."""
+"""The run in a terminal: a live table of stages, their warnings above it, or plain lines where nobody looks (a file, a
+pipe, CI).
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from balcap.progress import duration, parse
 from flows._dvc import Planned
 from flows.events import Watcher
 
-SYMBOLS = {"Completed": "✔", "Cached": "=", "Running": "▸", "Waiting": " "}
-STYLES = {"Completed": "green", "Cached": "cyan", "Running": "bold", "Waiting": "dim"}
+SYMBOLS = {"Completed": "✔", "Cached": "=", "Running": "▸", "Waiting": " ", "Paused": "‖"}
+STYLES = {"Completed": "green", "Cached": "cyan", "Running": "bold", "Waiting": "dim", "Paused": "yellow"}
+WARNING = "warning: "
 
 
 class Plain(Watcher):
@@ -80,7 +83,9 @@ class Board(Watcher):
 
     def line(self, stage: str, text: str) -> None:
         progress = parse(text)
-        if progress is None:
+        if text.startswith(WARNING):  # above the table, where the next line does not take its place
+            self._live.console.print(f"{stage}: {text}", style="yellow", markup=False, highlight=False)
+        elif progress is None:
             self._rows[stage].note = text
         else:
             left = f"{progress.done}/{progress.total} {progress.unit}, {progress.left} left"

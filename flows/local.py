@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from flows.pipeline import RunResult
 
 
+class RunPaused(RuntimeError):
+    """An alarm paused the run; the message says which, where to look and how to go on."""
+
+
 class RunFailed(RuntimeError):
     """The run ended otherwise than well; ``cancelled`` when somebody wanted that."""
 
@@ -31,14 +35,18 @@ class RunFailed(RuntimeError):
 
 
 def execute(request: RunRequest, checkout: Path) -> RunResult:
-    """Check the request, run it and show it. Raises what :func:`flows.request.check` raises, and :class:`RunFailed`."""
+    """Check the request, run it and show it. Raises what :func:`flows.request.check` raises, :class:`RunPaused` and
+    :class:`RunFailed`.
+    """
     _warn_of_silence(check(checkout, request))
     display = for_terminal()
     shown: AbstractContextManager[Any] = display if isinstance(display, Board) else nullcontext()
     with _terminable(), shown, watched_by(display), prefect_server(checkout):
-        from flows.pipeline import pipeline  # Prefect reads its settings when it is imported
+        from flows.pipeline import PAUSED, pipeline  # Prefect reads its settings when it is imported
 
         state: Any = pipeline(request, return_state=True)
+        if state.name == PAUSED:
+            raise RunPaused(state.message)
         if not state.is_completed():
             raise RunFailed(state.message or "", cancelled=state.is_cancelled())
         result: RunResult = state.result()

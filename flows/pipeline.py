@@ -5,52 +5,45 @@
 
 DVC's is the only cache. A stage that has nothing to do, or whose result the run-cache holds, ends in a state named
 ``Cached`` with the reason; the others run ``dvc repro --single-item STAGE`` in a process group of their own. A failed
-stage fails the flow with the stage's last lines; the checkout and its results stay as they were.
+stage fails the flow with the stage's last lines; the checkout and its results stay as they were. A stage that its own
+alarm paused ends the flow in a state named ``Paused`` (``_paused.py``), and ``balcap resume NAME`` goes on.
 """
 
 from __future__ import annotations
 
-import sys
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from coolname import generate_slug
-from prefect import flow, get_run_logger, runtime, task
+from prefect import flow, runtime
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
-from prefect.states import Cancelled, Completed, Failed, State
+from prefect.states import Cancelled, Failed, State
 from pydantic import BaseModel
 
-from balcap.params import Params, ParamsError
-from balcap.tracking import ensure_parent, find_producer, finish_parent
-from flows import _dvc, _process, _report
+from balcap.params import Params, ParamsError, load_params
+from balcap.tracking import ensure_parent, finish_parent
+from flows import _dvc, _paused, _report
 from flows._dvc import Planned
 from flows._git import GitFault, checkout_of
+from flows._paused import Paused
 from flows._worktree import (
+    IGNORE,
     NameTaken,
     Worktree,
     apply,
     carry,
     changed,
-    environment,
     exclusive,
     ignore_files,
+    link,
     marks,
     uncached,
     worktree,
 )
 from flows.events import watcher
 from flows.request import RunRequest, check, write_params
-
-TAIL = 12
-"""Last lines of a failed stage that its state repeats."""
-CANCEL_SECONDS = 5.0
-"""Time between two looks at whether the run is being cancelled in Prefect."""
+from flows.stage import PAUSED, Run, run_stage
 
 
 class RunResult(BaseModel):
@@ -60,22 +53,6 @@ class RunResult(BaseModel):
     baseline: str
     stages: dict[str, tuple[str, str]]
     lock: str
-
-
-@dataclass
-class _Run:
-    """What the tasks of one run share."""
-
-    request: RunRequest
-    params: Params
-    tree: Worktree
-    name: str
-    stages: Sequence[Planned]
-    outcomes: dict[str, State[Any]] = field(default_factory=dict)
-
-    @property
-    def verdicts(self) -> dict[str, tuple[str, str]]:
-        return {stage: (state.name or "", state.message or "") for stage, state in self.outcomes.items()}
 
 
 def _run_name() -> str:
@@ -94,9 +71,10 @@ def pipeline(params: RunRequest) -> RunResult | State[Any]:
     name = str(runtime.flow_run.name)
     try:
         resolved = check(checkout, params)
-        with worktree(checkout, name) as tree:  # only now the name is this run's own
-            return _tracked(name, resolved, lambda: _in_worktree(tree, checkout, name, params))
-    except (ParamsError, _dvc.OverrideError, NameTaken, _dvc.DvcFault, GitFault) as error:
+        paused = _paused.recall(checkout, name) if params.resume else None
+        with worktree(checkout, name, paused) as tree:  # only now the name is this run's own
+            return _tracked(name, resolved, lambda: _in_worktree(tree, checkout, name, params, paused))
+    except (ParamsError, _dvc.OverrideError, NameTaken, _paused.NotPaused, _dvc.DvcFault, GitFault) as error:
         return Failed(message=str(error))
     except KeyboardInterrupt:
         return Cancelled(message="stopped by Ctrl-C")
@@ -107,7 +85,7 @@ def _tracked(name: str, params: Params, work: Callable[[], RunResult | State[Any
     parent, status = ensure_parent(name, _identity(name), params), "KILLED"
     try:
         result = work()
-        status = "FINISHED" if isinstance(result, RunResult) else "FAILED"
+        status = "FINISHED" if isinstance(result, RunResult) else "PAUSED" if result.name == PAUSED else "FAILED"
         return result
     except Exception:
         status = "FAILED"
@@ -121,20 +99,29 @@ def _identity(name: str) -> dict[str, str]:
     return tags | ({"prefect.flow_run_url": url} if (url := runtime.flow_run.ui_url) else {})
 
 
-def _in_worktree(tree: Worktree, checkout: Path, name: str, request: RunRequest) -> RunResult | State[Any]:
-    params = write_params(checkout, request, tree.root / _dvc.PARAMS)
+def _in_worktree(
+    tree: Worktree, checkout: Path, name: str, request: RunRequest, paused: Paused | None
+) -> RunResult | State[Any]:
+    if paused:
+        request = RunRequest.model_validate_json(paused.asked)
+        params = load_params(tree.root / _dvc.PARAMS)
+    else:
+        params = write_params(checkout, request, tree.root / _dvc.PARAMS)
     every, stages = _dvc.plan(tree.root), _dvc.plan(tree.root, request.targets)
-    belonging = carry(tree, every)
-    before = marks(checkout, every)
+    belonging, before = _bring_in(tree, every, paused)
     _dvc.checkout(tree.root)
-    run = _Run(request, params, tree, name, stages)
+    run = Run(request, params, tree, name, stages, resumed=paused is not None)
     watcher().planned(name, stages)
     for stage in stages:
         state = _start(run, stage)
+        if state.name == PAUSED:
+            _keep(run, every, belonging, before)
+            return Cancelled(name=PAUSED, message=f"{stage.name}: {state.message}")
         if not state.is_completed():
             kind = Cancelled if state.is_cancelled() else Failed
             return kind(message=f"{stage.name}: {state.message}")
     _save(run, belonging)
+    _paused.forget(checkout, name)
     if fault := _unregistered(run):
         return Failed(message=fault)
     if request.apply:
@@ -146,6 +133,32 @@ def _in_worktree(tree: Worktree, checkout: Path, name: str, request: RunRequest)
     return RunResult(name=name, baseline=tree.baseline, stages=run.verdicts, lock=lock.read_text(encoding="utf-8"))
 
 
+def _bring_in(
+    tree: Worktree, every: Sequence[Planned], paused: Paused | None
+) -> tuple[list[str], dict[str, str | None]]:
+    """Untracked files that belong to the run, and the checkout's marks; a resumed run has them from its beginning."""
+    if paused:
+        link(tree, every)
+        return [], paused.marks
+    return carry(tree, every), marks(tree.origin, every)
+
+
+def _keep(run: Run, every: Sequence[Planned], belonging: Sequence[str], before: Mapping[str, str | None]) -> None:
+    """Keep the paused run until it is resumed."""
+    tree = run.tree
+    extra = [_dvc.PARAMS, IGNORE, *uncached(every), *ignore_files(every), *belonging]
+    _paused.keep(
+        tree.origin,
+        run.name,
+        root=tree.root,
+        baseline=tree.baseline,
+        origin=tree.tree,
+        extra=extra,
+        asked=run.request.model_dump_json(exclude_unset=True),
+        marks=before,
+    )
+
+
 def _refusal(name: str, files: Sequence[str]) -> str:
     return (
         f"the results were not written back, because these changed while the run worked: {', '.join(files)}. "
@@ -153,7 +166,7 @@ def _refusal(name: str, files: Sequence[str]) -> str:
     )
 
 
-def _start(run: _Run, stage: Planned) -> State[Any]:
+def _start(run: Run, stage: Planned) -> State[Any]:
     """Run a stage's task with the retries that ``dvc.yaml`` allows it."""
     hints = stage.hints
     configured = run_stage.with_options(
@@ -166,7 +179,7 @@ def _start(run: _Run, stage: Planned) -> State[Any]:
     return state
 
 
-def _unregistered(run: _Run) -> str | None:
+def _unregistered(run: Run) -> str | None:
     """Make sure that the version of a cached ``register`` exists; says what went wrong, and what to do."""
     if "register" not in run.outcomes or run.outcomes["register"].name != "Cached":
         return None
@@ -182,104 +195,7 @@ def _unregistered(run: _Run) -> str | None:
     return None
 
 
-@task(name="stage", cache_policy=NO_CACHE, persist_result=False)
-def run_stage(run: _Run, stage: Planned) -> State[Any]:
-    """Bring one stage up to date. Ends as ``Completed`` if its command ran, ``Cached`` if not, else failed."""
-    began = time.monotonic()
-    reason = _dvc.why(run.tree.root, stage.name)
-    before = _report.metric_values(run.tree.root, stage)
-    tail: deque[str] = deque(maxlen=TAIL)
-    if reason is None and not run.request.force:
-        state: State[Any] = Completed(name="Cached", message="nothing it depends on changed")
-    else:
-        state = _reproduce(run, stage, reason or "it was forced", tail)
-    after = _report.metric_values(run.tree.root, stage)
-    outs = _dvc.stored(run.tree.root, stage.name) if state.is_completed() else []
-    cached = state.name == "Cached" and outs
-    create_markdown_artifact(
-        key=f"stage-{stage.name.lower().replace('_', '-').replace('@', '-')}",
-        description=f"{stage.name}: {state.name}",
-        markdown=_report.stage_markdown(
-            stage,
-            state=state.name or "",
-            seconds=time.monotonic() - began,
-            reason=reason or state.message or "",
-            metrics=_report.changes(before, after) if state.is_completed() else {},
-            outs=outs,
-            made_by=find_producer(outs[0].path, outs[0].md5, run.params) if cached else None,
-            tail=() if state.is_completed() else tuple(tail),
-        ),
-    )
-    return state
-
-
-def _reproduce(run: _Run, stage: Planned, reason: str, tail: deque[str]) -> State[Any]:
-    """Let DVC reproduce the stage: from the run-cache if it can, by running the command if not."""
-    logger, ran = get_run_logger(), False
-    logger.info("why: %s", reason)
-    watcher().started(stage.name, reason)
-
-    def on_line(line: str) -> None:
-        nonlocal ran
-        if line == _dvc.PUSH:  # where to is nobody's concern here
-            return
-        ran = ran or _dvc.RUNNING.format(stage.name) in line
-        tail.append(line)
-        logger.info(line)
-        watcher().line(stage.name, line)
-
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", *(["--force"] if run.request.force else [])]
-    try:
-        code = _process.run(
-            [*command, stage.name],
-            cwd=run.tree.root,
-            env=_environment(run),
-            on_line=on_line,
-            timeout=stage.hints.timeout,
-            stopped=_cancellation(),
-        )
-    except _process.TimedOut as error:
-        return Failed(name="TimedOut", message=str(error))
-    except _process.Stopped as error:
-        return Cancelled(message=str(error))
-    if code:
-        return Failed(message="\n".join([_dvc.verdict(tail), *tail]))
-    if ran:
-        return Completed(message=f"ran because {reason}")
-    return Completed(name="Cached", message=f"restored from the run-cache: {reason}")
-
-
-def _environment(run: _Run) -> dict[str, str]:
-    """As ``dvc exp run`` tells a stage its experiment, and where the flow run is found."""
-    return environment(
-        sys.executable,
-        DVC_EXP_NAME=run.name,
-        DVC_EXP_BASELINE_REV=run.tree.baseline,
-        BALCAP_FLOW_RUN_ID=str(runtime.flow_run.id),
-        BALCAP_FLOW_RUN_URL=runtime.flow_run.ui_url or "",
-    )
-
-
-def _cancellation() -> Callable[[], str | None]:
-    """Asks Prefect now and then whether somebody cancelled the flow run."""
-    flow_run_id, asked = runtime.flow_run.id, time.monotonic()
-
-    def stopped() -> str | None:
-        nonlocal asked
-        if time.monotonic() - asked < CANCEL_SECONDS:
-            return None
-        asked = time.monotonic()
-        try:
-            with get_client(sync_client=True) as client:
-                state = client.read_flow_run(flow_run_id).state
-        except Exception:  # a server that does not answer is no reason to stop
-            return None
-        return "cancelled in Prefect" if state and (state.is_cancelling() or state.is_cancelled()) else None
-
-    return stopped
-
-
-def _save(run: _Run, untracked: Sequence[str]) -> None:
+def _save(run: Run, untracked: Sequence[str]) -> None:
     """Save the worktree as a DVC experiment of the run's name, and the run's artifact."""
     paths = [*uncached(run.stages), *ignore_files(run.stages), *untracked]
     present = [path for path in paths if (run.tree.root / path).exists()]

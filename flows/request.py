@@ -11,12 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from balcap import workspace
 from balcap.params import Params, check_params, read_params
 from balcap.recipes import recipe_path
-from flows import _dvc
+from flows import _dvc, _paused
 from flows._worktree import NameTaken
 
 
@@ -39,6 +40,13 @@ class RunRequest(BaseModel):
     apply: bool = Field(False, description="Write the results back into the checkout that the run was started in.")
     targets: tuple[str, ...] = Field((), description="Stages to run, with what they need; otherwise all.")
     force: bool = Field(False, description="Run the stages even if nothing changed, and replace an experiment.")
+    resume: bool = Field(False, description="Go on with the paused run of this name, as it was asked then.")
+
+    @model_validator(mode="after")
+    def _resume_takes_a_name(self) -> RunRequest:
+        if self.resume and (self.name is None or self.model_fields_set - {"name", "resume"}):
+            raise ValueError("resume takes the name of a paused run and nothing else: it goes on as it was asked then")
+        return self
 
 
 def write_params(checkout: Path, request: RunRequest, target: Path) -> Params:
@@ -56,12 +64,22 @@ def write_params(checkout: Path, request: RunRequest, target: Path) -> Params:
 
 def check(checkout: Path, request: RunRequest) -> Params:
     """Refuse what cannot work before anything runs; returns the parameters that the run would have."""
-    if request.name and not request.force and _dvc.experiments(checkout, request.name):
-        raise NameTaken(
-            f"an experiment called {request.name} exists; choose another name, or remove it: "
-            f"dvc exp remove {request.name}"
-        )
+    if request.resume:
+        kept = _paused.recall(checkout, str(request.name)).params
+        return check_params(yaml.safe_load(kept), f"params.yaml of the paused run {request.name}")
+    if request.name and not request.force:
+        _refuse_taken(checkout, request.name)
     if unknown := [target for target in request.targets if target not in (there := workspace.stages(checkout))]:
         raise _dvc.DvcFault(f"no stage {', '.join(unknown)}; there are: {', '.join(there)}")
     with tempfile.TemporaryDirectory() as folder:
         return write_params(checkout, request, Path(folder) / _dvc.PARAMS)
+
+
+def _refuse_taken(checkout: Path, name: str) -> None:
+    if _dvc.experiments(checkout, name):
+        raise NameTaken(f"an experiment called {name} exists; choose another name, or remove it: dvc exp remove {name}")
+    if name in _paused.names(checkout):
+        raise NameTaken(
+            f"a run called {name} is paused: `balcap resume {name}` goes on with it; choose another name, or take its "
+            "place with --force"
+        )

@@ -4,7 +4,8 @@
         with s.output("data/manifest.parquet") as tmp: ...      # appears under its name only when complete
         s.run.log({"images": 2700})                             # MLflow; never stops the stage
 
-A fault of the user's data, files or parameters ends with one message and exit code 1, without a traceback.
+A fault of the user's data, files or parameters ends with one message and exit code 1, without a traceback; a stage that
+paused itself ends with :data:`PAUSED`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from pathlib import Path
 from balcap import workspace
 from balcap.files import Busy, atomic_path, locked
 from balcap.params import Params, ParamsError, load_params, read_params
-from balcap.tracking import StageRun, stage_run
+from balcap.tracking import Paused, StageRun, stage_run
+
+PAUSED = 75
+"""Exit status of a paused stage, and of `balcap run`: no failure, to be gone on with later."""
 
 
 class StageError(RuntimeError):
@@ -57,7 +61,7 @@ def stage(name: str) -> Iterator[Stage]:
 
 
 def main(body: Callable[[], None]) -> None:
-    """Run a stage's body as a program: explained faults become one line on stderr and exit code 1."""
+    """Run a stage's body as a program: explained faults become one line on stderr and exit code 1, a pause 75."""
     # Lines must reach the flow's log as they are printed.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
@@ -65,6 +69,9 @@ def main(body: Callable[[], None]) -> None:
     except (StageError, ParamsError, Busy) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except Paused as error:
+        print(f"paused: {error}", file=sys.stderr)
+        sys.exit(PAUSED)
     except OSError as error:  # a full disk, a missing or unreadable file
         print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
         sys.exit(1)

@@ -18,8 +18,10 @@ from balcap.policy.store import save_policy
 from balcap.records import Judge
 from balcap.records_io import read_questions, read_references, read_samples
 from balcap.rewards import needed
+from balcap.tracking import Paused
 from balcap.training.data import TrainingError
 from balcap.training.outputs import summary, write_curves, write_samples
+from balcap.training.pause import go_on, waiting
 from balcap.training.run import Trained, train
 from balcap.training.stopping import Ended
 from steps._stage import Stage, StageError, main, stage
@@ -30,6 +32,7 @@ def body() -> None:
     with stage("train") as s:
         torch.set_num_threads(s.params.runtime.threads)
         try:
+            go_on(s.work)
             result = train(
                 s.params.train,
                 Path("models/base"),
@@ -41,6 +44,8 @@ def body() -> None:
                 _judge(s.params),
             )
         except (TrainingError, Ended, Mismatch, PolicyError) as error:
+            if waiting(s.work):
+                raise Paused(f"{error}; docs/operate.md says what it means, and how to go on") from None
             raise StageError(str(error)) from None
         publish(s, result)
 

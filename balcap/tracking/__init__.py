@@ -6,7 +6,7 @@
 
 Everything is written to a journal under ``.work/tracking`` first; a second process sends it while the stage works
 (``sender.py``). What could not be sent stays there and is sent by the next run that reaches the store. The run ends as
-FINISHED, FAILED (an exception) or KILLED (SIGTERM, SIGINT, or the process disappeared).
+FINISHED, FAILED (an exception) or KILLED (SIGTERM, SIGINT, the process disappeared, or the stage paused itself).
 """
 
 from __future__ import annotations
@@ -34,18 +34,25 @@ from balcap.tracking.journal import Journal
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["StageRun", "ensure_parent", "find_producer", "finish_parent", "stage_run"]
+__all__ = ["Paused", "StageRun", "ensure_parent", "find_producer", "finish_parent", "stage_run"]
 
 FLUSH_SECONDS = 120.0
 """Most time that a finished stage waits for its records to be sent; a store in trouble ends the wait earlier."""
 KILLED_SECONDS = 5.0
 """The same for a stage that is being cancelled."""
 
+STATE = "balcap.state"
+"""Tag of a run: running, finished, failed, killed or paused, the last of which MLflow has no word for."""
+
 P = ParamSpec("P")
 
 
 class Terminated(SystemExit):
     """SIGTERM arrived; unwinds the stage so that half-written outputs are removed."""
+
+
+class Paused(RuntimeError):
+    """A stage ends by its own decision, to be gone on with later: no failure."""
 
 
 def _quietly(method: Callable[Concatenate[StageRun, P], None]) -> Callable[Concatenate[StageRun, P], None]:
@@ -211,6 +218,10 @@ def stage_run(stage: str, params: Params) -> Iterator[StageRun]:
         except (KeyboardInterrupt, Terminated):
             run._end("KILLED", KILLED_SECONDS)
             raise
+        except Paused as error:
+            run.tags({STATE: "paused", "paused": str(error)[:500]})
+            run._end("KILLED", FLUSH_SECONDS)
+            raise
         except BaseException as error:
             run.tags({"error": f"{type(error).__name__}: {error}"[:500]})
             run._end("FAILED", FLUSH_SECONDS)
@@ -251,7 +262,7 @@ def ensure_parent(name: str, tags: Mapping[str, str], params: Params) -> str | N
         client = connect(uri)
         run_id = runs.find_or_create_parent(client, uri, experiment_name(params.recipe), name)
         runs.set_status(client, run_id, "RUNNING")
-        runs.log_tags(client, run_id, {**identity_tags(), **tags})
+        runs.log_tags(client, run_id, {**identity_tags(), **tags, STATE: "running"})
         return run_id
     except Exception as error:  # the store, the network: as everywhere, not a reason to stop
         print(f"tracking: the parent run was not recorded: {error!r}", file=sys.stderr)
@@ -259,11 +270,13 @@ def ensure_parent(name: str, tags: Mapping[str, str], params: Params) -> str | N
 
 
 def finish_parent(run_id: str | None, status: str, params: Params) -> None:
-    """For the flow: end the parent run as FINISHED, FAILED or KILLED."""
+    """For the flow: end the parent run as FINISHED, FAILED, KILLED or PAUSED."""
     if run_id is None:
         return
     try:
-        runs.set_status(connect(tracking_uri(params.runtime.tracking_uri)), run_id, status)
+        client = connect(tracking_uri(params.runtime.tracking_uri))
+        runs.log_tags(client, run_id, {STATE: status.lower()})
+        runs.set_status(client, run_id, "KILLED" if status == "PAUSED" else status)
     except Exception as error:  # as above
         print(f"tracking: the end of the parent run was not recorded: {error!r}", file=sys.stderr)
 

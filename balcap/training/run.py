@@ -30,6 +30,7 @@ from balcap.training.callbacks import History, Reporter, Tracker
 from balcap.training.config import ONE_PROCESS, grpo_config
 from balcap.training.data import TrainingError, dataset, with_reference
 from balcap.training.deepspeed import check_engine, plain_loading, weights_dtype
+from balcap.training.health import Health
 from balcap.training.judging import Judging
 from balcap.training.manifest import newest
 from balcap.training.ranks import is_main
@@ -119,6 +120,7 @@ def make_trainer(
 ) -> CaptionTrainer:
     """TRL's trainer on ``pictures``, reporting through ``reporter``, whose history goes into every checkpoint."""
     per_step = params.global_batch_size // params.group_size
+    health = Health(params, judging.names, reporter.history, reporter.run, work)
     torch.manual_seed(params.seed)  # new adapters begin at random, before TRL sets its seed
     trainer = CaptionTrainer(
         policy,
@@ -127,10 +129,10 @@ def make_trainer(
         dataset([picture.sample for picture in pictures], chat_prompt(policy), per_step, params.steps, params.seed),
         {picture.sample.image_id: picture for picture in pictures},
         judging,
-        [reporter],
+        [reporter, health],
     )
     check_engine(trainer, launch)
-    reporter.trainer = trainer
+    reporter.trainer = health.trainer = trainer
     trainer.extra_state = reporter.history.write
     return trainer
 

@@ -170,9 +170,9 @@ def test_cancelling_in_prefect_ends_the_stage(
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling
 
-    from flows import pipeline
+    from flows import stage
 
-    monkeypatch.setattr(pipeline, "CANCEL_SECONDS", 0.1)
+    monkeypatch.setattr(stage, "CANCEL_SECONDS", 0.1)
     pids = tmp_path / "ran.pids"
 
     class Canceller(Watcher):
