@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
@@ -30,11 +31,21 @@ STAGE = "BALCAP_STAGE_PID"
 EXPLAINED = 3
 """Exit code of a rank whose error is explained by its message alone."""
 LOOK = 0.5
+T = TypeVar("T")
 
 
 def is_main() -> bool:
     """Whether this process is the one that prints, tracks and writes."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def from_main(ask: Callable[[], T]) -> T:
+    """What ``ask`` returns on the first rank, told to all; the others do not ask."""
+    if not torch.distributed.is_initialized():
+        return ask()
+    told = [ask() if is_main() else None]
+    torch.distributed.broadcast_object_list(told)
+    return cast(T, told[0])
 
 
 def run_rank(body: Callable[[], None], explained: tuple[type[Exception], ...]) -> None:

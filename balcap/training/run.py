@@ -33,7 +33,7 @@ from balcap.training.deepspeed import check_engine, plain_loading, weights_dtype
 from balcap.training.health import Health
 from balcap.training.judging import Judging
 from balcap.training.manifest import newest
-from balcap.training.ranks import is_main
+from balcap.training.ranks import from_main, is_main
 from balcap.training.trainer import CaptionTrainer
 
 READY_SECONDS = 30.0
@@ -72,7 +72,7 @@ def train(
     held_out = with_reference([s for s in everything if s.split != "train"], references, questions, 1, "held-out")
     policy = load_policy(base, dtype=weights_dtype(params, launch))
     freeze(policy.model, params.frozen)
-    done = newest(work)
+    done = from_main(lambda: newest(work))  # hashing it once is enough
     history = History.read(done) if done else History()
     judging = Judging(judge, params)
     shown = held_out[-params.sample_images :]
