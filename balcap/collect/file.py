@@ -1,8 +1,11 @@
 """Writer `file`: references and questions that people (or another system) wrote, read from one file.
 
-    captions   image, caption, optional units (a list of texts; in CSV a JSON list)
-    questions  image, question, options (a list of two or more texts), answer (one of the options, or its index),
-               optional accuracy_with_image, accuracy_without_image (in [0, 1]; absent = unknown)
+    captions       image, caption, optional units (a list of texts; in CSV a JSON list)
+    questions      image, question, options (a list of two or more texts), answer (one of the options, or its index),
+                   optional accuracy_with_image, accuracy_without_image (in [0, 1]; absent = unknown)
+    instructions   image, instruction: what the writer `llm` is asked about this picture
+
+In JSON, records in ShareGPT4V's form (``conversations.py``) hold a caption and an instruction each.
 
 `image` is a path relative to the file itself. The manifest names a picture by its path relative to `prepare.path`
 (`origin`), which this stage does not know, so the file says it: resolved against its own folder, every `image` is
@@ -15,7 +18,6 @@ a picture left without one is counted by the engine. Of several captions of one 
 
 from __future__ import annotations
 
-import json
 import math
 import posixpath
 from collections import Counter
@@ -26,8 +28,10 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from balcap.collect.conversations import flat
 from balcap.collect.engine import Unwritten
-from balcap.collect.rows import Broken, CollectError, Row, read_rows
+from balcap.collect.rows import Broken, CollectError, Row, read_rows, where
+from balcap.collect.texts import text_in, texts_in
 from balcap.collect.units import VERSION as UNITS_VERSION
 from balcap.collect.units import split_units
 from balcap.hashing import sha256_text
@@ -70,15 +74,15 @@ class FileWriter:
         return self.records[sample.image_id]
 
     def _unnamed(self) -> str:
-        unreadable = [str(problem.line) for problem in self.problems if not problem.image][:5]
-        return "no line names this picture" + (f"; not readable: line {', '.join(unreadable)}" if unreadable else "")
+        unreadable = [problem.line for problem in self.problems if not problem.image][:5]
+        return "no line names this picture" + (f"; not readable: {where(self.path, *unreadable)}" if unreadable else "")
 
 
 def file_references(path: Path, encoding: str, origins: Mapping[str, str]) -> FileWriter:
     """One reference per picture of a captions file. Raises :class:`CollectError` if the file as a whole is unusable."""
 
     def record(image_id: str, row: dict[str, Any]) -> Reference:
-        caption = _text(row, "caption")
+        caption = text_in(row, "caption")
         return Reference(image_id, caption, _units(row) or split_units(caption), WRITER, PROMPT_SHA256)
 
     return _read(path, encoding, origins, ("image", "caption"), record, lambda _: "", 1)
@@ -88,6 +92,13 @@ def file_questions(path: Path, encoding: str, origins: Mapping[str, str], limit:
     """At most ``limit`` questions per picture, in the file's order. Raises as :func:`file_references`."""
     needs = ("image", "question", "options", "answer")
     return _read(path, encoding, origins, needs, _question, lambda question: question.question, limit)
+
+
+def file_instructions(path: Path, encoding: str, origins: Mapping[str, str]) -> FileWriter:
+    """One instruction (a text) per picture of a file. Raises as :func:`file_references`."""
+    return _read(
+        path, encoding, origins, ("image", "instruction"), lambda _, row: text_in(row, "instruction"), lambda _: "", 1
+    )
 
 
 def _read(
@@ -110,13 +121,13 @@ def _read(
         try:
             if image not in found:
                 raise ValueError("no such picture in data/manifest.parquet (a wrong path, or see data/rejects.parquet)")
-            new = record(found[image], row)
+            new = record(found[image], flat(row))
             first = lines.setdefault((found[image], same(new)), line)
             if first != line:
-                raise ValueError(f"a second one for this picture; line {first} is used")
+                raise ValueError(f"a second one for this picture; {where(path, first)} is used")
         except ValueError as error:
             problems.append(Problem(line, image, str(error)))
-            missing.setdefault(found.get(image, ""), f"line {line}: {error}")
+            missing.setdefault(found.get(image, ""), f"{where(path, line)}: {error}")
         else:
             records.setdefault(found[image], []).append(new)
     problems.sort(key=lambda problem: problem.line)
@@ -133,7 +144,7 @@ def _rows_with_image(
         try:
             if isinstance(row, Broken):
                 raise ValueError(row.reason)
-            yield line, _text(row, "image"), row
+            yield line, text_in(row, "image"), row
         except ValueError as error:
             problems.append(Problem(line, "", str(error)))
 
@@ -166,7 +177,7 @@ def describe(path: Path, problems: list[Problem], limit: int = 5) -> list[str]:
     """Lines for a person: how many lines were not used, the first few with the reason."""
     if not problems:
         return []
-    shown = [f"  line {p.line}{f' ({p.image})' if p.image else ''}: {p.reason}" for p in problems[:limit]]
+    shown = [f"  {where(path, p.line)}{f' ({p.image})' if p.image else ''}: {p.reason}" for p in problems[:limit]]
     more = [f"  and {len(problems) - limit} more"] if len(problems) > limit else []
     return [f"{path}: {len(problems)} line(s) not used", *shown, *more]
 
@@ -180,49 +191,17 @@ def report_problems(writer: FileWriter, table: Path) -> int:
     return len(rows)
 
 
-def _text(row: Mapping[str, Any], key: str) -> str:
-    """A text without surrounding white space; raises ``ValueError`` saying what is wrong with it."""
-    return _clean(row.get(key), key)
-
-
-def _clean(value: Any, what: str) -> str:
-    if value is None or value == "":
-        raise ValueError(f"no {what}")
-    if not isinstance(value, str):
-        raise ValueError(f"{what} is not a text but {type(value).__name__}")
-    if not value.strip():
-        raise ValueError(f"empty {what}")
-    if any("\ud800" <= ch <= "\udfff" or (ch < " " and ch not in "\n\r\t") for ch in value):
-        raise ValueError(f"{what} holds a control character or half a character: {value[:40]!a}")
-    return value.strip()
-
-
-def _list(row: Mapping[str, Any], key: str) -> list[str]:
-    """A list of texts, in CSV written as JSON; ``[]`` if absent."""
-    value = row.get(key)
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise ValueError(f'{key} is not a JSON list such as ["a", "b"]') from None
-    if value is None or value == "":
-        return []
-    if not isinstance(value, list):
-        raise ValueError(f"{key} is not a list of texts but {type(value).__name__}")
-    return [_clean(item, f"one of the {key}") for item in value]
-
-
 def _units(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_list(row, "units")))
+    return tuple(dict.fromkeys(texts_in(row, "units")))
 
 
 def _question(image_id: str, row: dict[str, Any]) -> Question:
-    options = _list(row, "options")
+    options = texts_in(row, "options")
     if len(options) < 2 or len(set(options)) < len(options):
         raise ValueError(f"options must be two or more different texts, found {len(options)}: {options!a}")
     return Question(
         image_id,
-        _text(row, "question"),
+        text_in(row, "question"),
         tuple(options),
         _answer(row.get("answer"), options),
         _accuracy(row, "accuracy_with_image"),

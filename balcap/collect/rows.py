@@ -1,4 +1,4 @@
-"""Rows of a file that people wrote: JSONL, CSV or parquet, with the number of the line that each came from.
+"""Rows of a file that people wrote: JSON, JSONL, CSV or parquet, with the number of the line that each came from.
 
     for line, row in read_rows(Path("captions.jsonl"), "utf-8"): ...      # row: a dict, or why there is none
 
@@ -37,24 +37,32 @@ BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16",
 
 
 def read_rows(path: Path, encoding: str, needs: tuple[str, ...] = ()) -> Iterator[tuple[int, Row]]:
-    """Yield (line number from 1, row) by the file's suffix; for parquet the number of the row.
+    """Yield (line number from 1, row) by the file's suffix; for JSON (one list of records) and parquet, of the row.
 
     ``needs`` are the columns that a table (CSV, parquet) must have. Raises :class:`CollectError` on the first row if
     the file is missing, of another kind, in another encoding, or lacks a column.
     """
     if not path.is_file():
-        raise CollectError(f"{path}: no such file; a captions or questions file is .jsonl, .csv or .parquet")
+        raise CollectError(f"{path}: no such file; a captions or questions file is .json, .jsonl, .csv or .parquet")
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
         yield from _jsonl(decode_text(path, encoding))
+    elif suffix == ".json":
+        yield from _json(path, decode_text(path, encoding))
     elif suffix == ".csv":
         yield from _csv(path, decode_text(path, encoding), needs)
     elif suffix == ".parquet":
         yield from _parquet(path, needs)
     else:
         raise CollectError(
-            f"{path}: cannot tell the format of {suffix or 'no suffix'!r}; allowed: .jsonl, .csv, .parquet"
+            f"{path}: cannot tell the format of {suffix or 'no suffix'!r}; allowed: .json, .jsonl, .csv, .parquet"
         )
+
+
+def where(path: Path, *numbers: int) -> str:
+    """The place of rows, for people: ``line 7``, or ``record 7`` where rows are not lines."""
+    word = "record" if path.suffix.lower() in (".json", ".parquet") else "line"
+    return f"{word} {', '.join(map(str, numbers))}"
 
 
 def decode_text(path: Path, encoding: str) -> str:
@@ -100,6 +108,19 @@ def _jsonl(text: str) -> Iterator[tuple[int, Row]]:
             yield number, Broken(f"not JSON ({getattr(error, 'msg', type(error).__name__)})")
         else:
             yield number, row if isinstance(row, dict) else Broken("not a JSON object {...}")
+
+
+def _json(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+    """The records of one list; what stops it is wrong with the whole file."""
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deep
+        line, reason = getattr(error, "lineno", 1), getattr(error, "msg", type(error).__name__)
+        raise CollectError(f"{path}, line {line}: not JSON ({reason}); one object per line is .jsonl") from None
+    if not isinstance(rows, list):
+        raise CollectError(f"{path}: holds no list of records [{{...}}, ...] but {type(rows).__name__}")
+    for number, row in enumerate(rows, start=1):
+        yield number, row if isinstance(row, dict) else Broken("not a JSON object {...}")
 
 
 def _csv(path: Path, text: str, needs: tuple[str, ...]) -> Iterator[tuple[int, Row]]:

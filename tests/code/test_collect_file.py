@@ -178,7 +178,7 @@ def test_parquet(tmp_path: Path) -> None:
     ("name", "content", "expected"),
     [
         ("captions.jsonl", None, "no such file"),
-        ("captions.txt", b"x", "allowed: .jsonl, .csv, .parquet"),
+        ("captions.txt", b"x", "allowed: .json, .jsonl, .csv, .parquet"),
         ("captions", b"x", "no suffix"),
         ("captions.jsonl", b"", "no line can be used"),
         ("captions.jsonl", b"{\n[\n", "line 2: not JSON"),
