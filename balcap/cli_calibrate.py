@@ -142,13 +142,15 @@ def try_(
 
 
 def prompts() -> None:
-    """Print each prompt with version and sha256, as train.judge.prompts pins them."""
-    from balcap.judge.prompts import FOLDER, load_prompt
-    from balcap.llm.prompts import names
+    """Print each prompt of judges and writers with version and sha256, as parameters pin them."""
+    from balcap.collect.llm import FOLDER as WRITERS
+    from balcap.judge.prompts import FOLDER as JUDGES
+    from balcap.llm.prompts import load_prompt, names
 
-    for name in names(FOLDER):
-        prompt = load_prompt(name)
-        print(f"{name:<16} version {prompt.version}  {prompt.sha256}")
+    for folder in (JUDGES, WRITERS):
+        for name in names(folder):
+            prompt = load_prompt(name, folder)
+            print(f"{name:<16} version {prompt.version}  {prompt.sha256}")
 
 
 def _cases(photos: Path | None, count: int, seed: int) -> list[Case]:

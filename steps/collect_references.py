@@ -2,7 +2,7 @@
 
     dvc repro --single-item collect_references        or        python -m steps.collect_references
 
-Kill it at any time: run again, it goes on behind the last finished shard.
+Kill it at any time: run again, it goes on behind the last finished shard, and asks no model what it has answered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def body() -> None:
     """Write every reference, in resumable shards; fail above ``max_failure_share``."""
     with stage("collect_references") as s:
         params = s.params.collect_references
-        write = partial(reference_writer, params)
+        write = partial(reference_writer, params, s.params.runtime)
         done = collect_all(s, REFERENCES, write, params.shard_size, params.max_failure_share)
         with s.output("data/references.parquet") as tmp:
             write_references(tmp, done.records)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import great_expectations.expectations as gxe
 
+from balcap.refusal import REFUSAL
+
 
 class ExpectCaptionWithinLengthBudget(gxe.ExpectColumnValuesToBeBetween):
     """The number of words of every caption (column `words`) lies in an interval, both ends inclusive."""
@@ -17,10 +19,4 @@ class ExpectNoRefusal(gxe.ExpectColumnValuesToNotMatchRegex):
 
     column: str = "caption"
     description: str = "captions describe the picture instead of refusing to"
-    regex: str = (
-        r"(?i)^\s*(?:i['’]?m (?:very )?sorry|i am (?:very )?sorry|sorry[,.!]|i apologi[sz]e|unfortunately, i)"
-        r"|\bas an ai\b|\bi(?: can(?:no|['’]?)t|['’]?m (?:not able|unable)| am (?:not able|unable)) "
-        r"(?:to )?(?:see|view|describe|help|assist|identify|provide|analy[sz]e|process)\b"
-        r"|\bno image (?:was|has been|is) (?:provided|attached|given)\b"
-        r"|\bplease (?:provide|upload|attach) (?:an|the) image\b"
-    )
+    regex: str = REFUSAL

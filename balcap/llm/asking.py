@@ -176,5 +176,7 @@ def _call(ask: Ask, shown: Shown) -> Call:
     said: Any = ask.prompt.render(**ask.values)
     if ask.sees:
         said = [{"type": "image_url", "image_url": {"url": shown.data_url}}, {"type": "text", "text": said}]
-    messages = [{"role": "system", "content": ask.prompt.system}, {"role": "user", "content": said}]
+    messages = [{"role": "user", "content": said}]
+    if ask.prompt.system:
+        messages.insert(0, {"role": "system", "content": ask.prompt.system})
     return Call(ask.kind, messages, ask.form.schema, ask.limit, shown.sample.image_id, ask.seed, ask.temperature)

@@ -41,11 +41,7 @@ class Background:
             self._loop.close()
 
     async def _cancel_all(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=GRACE / 2)
+        await cancel_others()
         self._loop.stop()
 
     def __enter__(self) -> Background:
@@ -53,6 +49,15 @@ class Background:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+async def cancel_others() -> None:
+    """Cancel all other tasks of the running loop, and give them a moment to clean up."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=GRACE / 2)
 
 
 def take(future: Future[T], seconds: float) -> T:

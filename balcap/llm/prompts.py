@@ -67,6 +67,12 @@ def load_prompt(name: str, folder: Path) -> Prompt:
     return Prompt(name, front["version"], text, sha256_text(text), found["system"], template)
 
 
+def verbatim(placeholder: str) -> Prompt:
+    """A prompt that is nothing but one value, sent as it stands: words that somebody else chose."""
+    text = f"{{{{ {placeholder} }}}}"
+    return Prompt(placeholder, 1, text, sha256_text(text), "", _sandbox().from_string(text))
+
+
 def names(folder: Path) -> list[str]:
     """All prompts."""
     return sorted(path.stem for path in folder.glob("*.md"))

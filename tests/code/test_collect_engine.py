@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,6 +22,7 @@ from balcap.collect.engine import (
     Unwritten,
     check_failures,
     collect,
+    each,
     read_origins,
     write_failures,
 )
@@ -43,7 +44,7 @@ def write(sample: Sample) -> list[Reference]:
 
 
 def run(work: Path) -> Collected[Reference]:
-    return collect(SAMPLES, ORIGINS, write, work, SHARD, REFERENCES)
+    return collect(SAMPLES, ORIGINS, each(write), work, SHARD, REFERENCES)
 
 
 def state(work: Path) -> dict[str, tuple[int, int]]:
@@ -64,7 +65,7 @@ def test_a_second_run_writes_nothing(tmp_path: Path) -> None:
     def never(sample: Sample) -> Sequence[Reference]:
         raise AssertionError(f"{sample.image_id} is finished")
 
-    assert collect(SAMPLES, ORIGINS, never, tmp_path, SHARD, REFERENCES) == first
+    assert collect(SAMPLES, ORIGINS, each(never), tmp_path, SHARD, REFERENCES) == first
     assert state(tmp_path) == files
 
 
@@ -76,7 +77,7 @@ def write(sample):
     if sample.image_id == {last!r}:
         os.kill(os.getpid(), signal.SIGKILL)
     return t.write(sample)
-t.collect(t.SAMPLES, t.ORIGINS, write, t.Path(sys.argv[1]), t.SHARD, t.REFERENCES)
+t.collect(t.SAMPLES, t.ORIGINS, t.each(write), t.Path(sys.argv[1]), t.SHARD, t.REFERENCES)
 """
 
 
@@ -102,7 +103,7 @@ def test_killed_twice_it_goes_on_and_repeats_no_finished_shard(tmp_path: Path) -
         written.append(sample.image_id)
         return write(sample)
 
-    done = collect(SAMPLES, ORIGINS, watched, work, SHARD, REFERENCES)
+    done = collect(SAMPLES, ORIGINS, each(watched), work, SHARD, REFERENCES)
     assert written == ["0020", "0021", "0022"]
     assert after_second.items() <= state(work).items()
     assert done == run(clean)
@@ -126,7 +127,7 @@ def test_a_writer_that_raises_leaves_finished_shards(tmp_path: Path) -> None:
         return write(sample)
 
     with pytest.raises(OSError, match="No space"):
-        collect(SAMPLES, ORIGINS, full, tmp_path, SHARD, REFERENCES)
+        collect(SAMPLES, ORIGINS, each(full), tmp_path, SHARD, REFERENCES)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000", "00001"]
 
 
@@ -141,19 +142,19 @@ def test_any_set_of_finished_shards_gives_the_same_content(
     def ask(sample: Sample) -> list[Question]:
         return [Question(sample.image_id, f"{i}?", ("a", "b"), i % 2, 0.5, 0.25) for i in range(sample.meta["n"])]
 
-    first = collect(samples, origins, ask, work, size, QUESTIONS)
+    first = collect(samples, origins, each(ask), work, size, QUESTIONS)
     assert [len(ask(s)) for s in samples] == counts and len(first.records) == sum(counts)
     for n in lost:
         remove(work / f"{n:05}")
-    assert collect(samples, origins, ask, work, size, QUESTIONS) == first
+    assert collect(samples, origins, each(ask), work, size, QUESTIONS) == first
 
 
 def test_images_and_manifest_must_agree(tmp_path: Path) -> None:
     fewer = {image_id: origin for image_id, origin in ORIGINS.items() if image_id != "0003"}
     with pytest.raises(CollectError, match=r"do not hold the same pictures.*0003.*prepare"):
-        collect(SAMPLES, fewer, write, tmp_path / "a", SHARD, REFERENCES)
+        collect(SAMPLES, fewer, each(write), tmp_path / "a", SHARD, REFERENCES)
     with pytest.raises(CollectError, match="23 pictures against 24"):
-        collect(SAMPLES, ORIGINS | {"9": "x"}, write, tmp_path / "b", SHARD, REFERENCES)
+        collect(SAMPLES, ORIGINS | {"9": "x"}, each(write), tmp_path / "b", SHARD, REFERENCES)
 
 
 def test_progress_tells_how_long_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,12 +168,66 @@ def test_progress_tells_how_long_it_takes(tmp_path: Path, capsys: pytest.Capture
 
 def test_too_many_failures_stop_with_names(tmp_path: Path) -> None:
     failures = [Failure(str(n), f"images/{n}.jpg", f"line {n}: empty caption") for n in range(7)]
-    done: Collected[Reference] = Collected([], failures, 100)
-    check_failures(done, 0.07, "collect_references.max_failure_share", tmp_path / "failures.parquet")
+    table = tmp_path / "failures.parquet"
+    check_failures(failures, 100, 0.07, "collect_references.max_failure_share", table)
+    assert not table.exists()
     with pytest.raises(CollectError) as error:
-        check_failures(done, 0.06, "collect_references.max_failure_share", tmp_path / "failures.parquet")
+        check_failures(failures, 100, 0.06, "collect_references.max_failure_share", table)
     for part in ("7 of 100", "7.0%", "6.0%", "images/0.jpg: line 0: empty caption", "and 2 more", "failures.parquet"):
         assert part in str(error.value)
+    assert pq.read_table(table).num_rows == 7
+
+
+def batches(samples: Iterable[Sample]) -> Generator[Sequence[Reference] | Unwritten, None, None]:
+    """A writer that is nine pictures ahead of what it gives."""
+    ahead: list[Sample] = []
+    for sample in samples:
+        ahead.append(sample)
+        if len(ahead) == 9:
+            yield from each(write)([ahead.pop(0)])
+    yield from each(write)(ahead)
+
+
+@pytest.mark.parametrize("lost", [set(), {0}, {1, 3}, {4}, {0, 1, 2, 3, 4}])
+def test_a_writer_may_be_ahead_of_what_it_gives(tmp_path: Path, lost: set[int]) -> None:
+    right = run(tmp_path / "one by one")
+    assert collect(SAMPLES, ORIGINS, batches, tmp_path / "ahead", SHARD, REFERENCES) == right
+    files = state(tmp_path / "ahead")
+    for n in lost:
+        remove(tmp_path / f"ahead/{n:05}")
+    assert collect(SAMPLES, ORIGINS, batches, tmp_path / "ahead", SHARD, REFERENCES) == right
+    kept = {name for name in files if int(name[:5]) not in lost}
+    assert {name: state(tmp_path / "ahead")[name] for name in kept} == {name: files[name] for name in kept}
+
+
+def test_failures_that_pass_are_asked_for_again_and_nothing_else(tmp_path: Path) -> None:
+    written: list[str] = []
+
+    def luckier(sample: Sample) -> list[Reference]:
+        written.append(sample.image_id)
+        return [] if sample.image_id == "0007" else write(sample)
+
+    def mild(failures: Sequence[Failure]) -> None:
+        assert {failure.reason for failure in failures} <= {"no luck"}
+
+    first = run(tmp_path)
+    files = state(tmp_path)
+    done = collect(SAMPLES, ORIGINS, each(luckier), tmp_path, SHARD, REFERENCES, mild)
+    assert written == ["0007", "0017"] and done.records == first.records
+    assert done.failures == [Failure("0017", "images/0017.jpg", "no luck")]
+    changed = {name[:5] for name, found in state(tmp_path).items() if files[name] != found}
+    assert changed == {"00001", "00003"}
+    assert run(tmp_path) == done
+
+
+def test_too_many_failures_end_it_at_once_and_keep_what_is_finished(tmp_path: Path) -> None:
+    def impatient(failures: Sequence[Failure]) -> None:
+        if len(failures) > 1:
+            raise CollectError("enough")
+
+    with pytest.raises(CollectError, match="enough"):
+        collect(SAMPLES, ORIGINS, each(write), tmp_path, SHARD, REFERENCES, impatient)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000", "00001", "00002"]
 
 
 def test_the_failures_table_is_sorted_by_origin(tmp_path: Path) -> None:

@@ -57,23 +57,24 @@ def test_what_dvcignore_leaves_out_changes_nothing(tmp_path: Path) -> None:
     assert dir_md5(tmp_path / "folder") != before
 
 
-def test_prompts_are_no_part_of_the_judges_hash_here_and_in_dvc(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("room", ["balcap/judge", "balcap/collect"])
+def test_prompts_are_no_part_of_a_rooms_hash_here_and_in_dvc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str
 ) -> None:
     from dvc.repo import Repo
 
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / ".dvcignore", tmp_path)
-    (tmp_path / "balcap/judge/prompts").mkdir(parents=True)
-    (tmp_path / "balcap/judge/llm.py").write_text("")
-    before = content_md5("balcap/judge")
-    (tmp_path / "balcap/judge/prompts/recall.md").write_text("a prompt")
-    stage = {"cmd": "true", "deps": ["balcap/judge"]}
+    (tmp_path / room / "prompts").mkdir(parents=True)
+    (tmp_path / room / "llm.py").write_text("")
+    before = content_md5(room)
+    (tmp_path / room / "prompts/recall.md").write_text("a prompt")
+    stage = {"cmd": "true", "deps": [room, f"{room}/llm.py"]}  # a path inside a room, as a writer without a file has
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"make": stage}}))
     with Repo.init(no_scm=True) as repo:
         repo.reproduce()
-    (dep,) = yaml.safe_load((tmp_path / "dvc.lock").read_text())["stages"]["make"]["deps"]
-    assert dep["md5"] == before == content_md5("balcap/judge")
+    (dep, _) = yaml.safe_load((tmp_path / "dvc.lock").read_text())["stages"]["make"]["deps"]
+    assert dep["path"] == room and dep["md5"] == before == content_md5(room)
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:

@@ -154,6 +154,13 @@ def test_unreadable_files_are_explained(tmp_path: Path) -> None:
             load_params(path)
 
 
+def test_the_models_that_a_run_asks_are_named() -> None:
+    served = {"urls": ["http://127.0.0.1:1/v1"], "api_key_env": None, "in_flight": 1, "timeout": 1.0, "retries": 0}
+    changes = {"collect_references__path": "balcap/collect/llm.py", "runtime__serving": {"m": served}}
+    raw = changed(collect_references__writer=WRITER, collect_questions__reader=READER, **changes)
+    assert check_params(raw).asked_models == {"collect_references.writer": "m", "collect_questions.reader": "m"}
+
+
 def test_checking_is_fast() -> None:
     start = time.process_time()
     for _ in range(20):

@@ -26,7 +26,7 @@ RANKS = [
         "mlflow_store",
         "cli_fail",
     },
-    {"scenes", "llm"},
+    {"scenes", "llm", "refusal"},
     {"images", "sources", "collect", "expectations", "judge", "rewards", "advantages", "policy"},
     {"warmstart", "training", "evaluation", "registry", "serve"},
     {"tracking", "caption", "scoring", "study"},

@@ -6,17 +6,24 @@ The model is a Qwen2.5-VL with random weights: every part of the path is real, w
 from __future__ import annotations
 
 import asyncio
+import json
+import urllib.request
 from pathlib import Path
 
 import pytest
+from runtime_world import runtime
 from serve_world import ROOT, Served
 
 from balcap.calibration.asking import judge_at
 from balcap.calibration.labelled import photos_set
+from balcap.collect.file import FileWriter
+from balcap.collect.llm import FOLDER, UNITS, make_writer
+from balcap.judge import prompts
 from balcap.judge.answers import parse, schema
-from balcap.judge.prompts import load_prompt
 from balcap.llm.asking import Shown
 from balcap.llm.client import Call, Client
+from balcap.llm.prompts import load_prompt
+from balcap.params.collect import LlmWriter
 from balcap.params.runtime import Serving
 from balcap.records import Assertion, Caption, Judgement
 
@@ -33,7 +40,7 @@ def serving(url: str) -> Serving:
 
 
 def test_a_picture_is_read_and_the_answer_has_the_form_of_the_schema(qwen: Served) -> None:
-    prompt, bound = load_prompt("precision"), schema("precision")
+    prompt, bound = prompts.load_prompt("precision"), schema("precision")
     bound["properties"]["assertions"] |= {"minItems": 2, "maxItems": 2}
     bound["properties"]["assertions"]["items"]["properties"]["t"]["maxLength"] = 20
     text = {"type": "text", "text": prompt.render(caption="It shows a cat.")}
@@ -76,3 +83,47 @@ def test_a_group_of_captions_shares_what_stands_before_them(qwen: Served, tmp_pa
     shared = (prompt // BLOCK - 1) * BLOCK  # the caption and what follows it are less than a block
     assert account["judge/precision/cached_tokens"] >= (len(CAPTIONS) - 1) * shared > 0
     assert qwen.counter("vllm:prefix_cache_hits_total") - hits == account["judge/precision/cached_tokens"]
+
+
+def test_a_writer_gets_captions_or_reasons(qwen: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the record's own words, which no system part goes before; the list of units is bound to its schema."""
+    monkeypatch.setenv("BALCAP_WORK", str(tmp_path))
+    words = load_prompt("split", FOLDER)
+    params = LlmWriter.model_validate(
+        {
+            "name": "llm",
+            "model": "tiny-qwen-vl",
+            "model_revision": qwen.url,
+            "instruction": {"name": "record"},
+            "max_tokens": 60,
+            "temperature": 1.0,
+            "seed": 3,
+            "splitter": {"name": "llm", "prompt": words.sha256, "max_tokens": 40},
+        }
+    )
+    cases = {case.picture.sample.image_id: case.picture.sample for case in (CASE, OTHER)}
+    told = FileWriter(tmp_path, {image_id: ["Describe this picture."] for image_id in cases}, [], {})
+    writer = make_writer(params, runtime(serving={"tiny-qwen-vl": serving(qwen.url).model_dump()}), told)
+    results = list(writer(cases.values()))
+    costs = writer.account()
+    assert costs["writer/caption/calls"] >= len(results) == 2 and costs["writer/caption/prompt_tokens"] > 2 * 50
+    for result in results:  # a random model rarely comes to an end
+        assert isinstance(result, list) or str(result) in REASONS
+    split = Call("split", [{"role": "user", "content": words.render(caption="A cat.")}], UNITS.schema, 40, "x")
+    assert "".join(bound_by(qwen, split).split()).startswith('{"units":[')
+
+
+REASONS = [f"{kind}: {why}" for kind in ("caption", "split") for why in ("cut off", "empty", "no text", "no words")]
+
+
+def bound_by(qwen: Served, call: Call) -> str:
+    """What the model says to a call, cut off or not."""
+    body = {"model": "tiny-qwen-vl", "messages": call.messages, "max_tokens": call.max_tokens}
+    form = {"type": "json_schema", "json_schema": {"name": call.kind, "schema": call.schema, "strict": True}}
+    request = urllib.request.Request(
+        f"{qwen.url}/chat/completions",
+        json.dumps(body | {"response_format": form}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return str(json.load(answer)["choices"][0]["message"]["content"])
