@@ -120,7 +120,7 @@ def test_what_is_answered_is_not_asked_again_and_another_question_is(server: Bad
         assert captions(list(made.write(SAMPLES))) == captions(first)
         assert "writer/caption/calls" not in made.account() and made.account()["writer/cache/hits"] == 12
     assert len(server.asked) == 12
-    others = [{"model_revision": "2"}, {"temperature": 0.7}, {"seed": 1}, {"max_tokens": 400}]
+    others: list[dict[str, Any]] = [{"model_revision": "2"}, {"temperature": 0.7}, {"seed": 1}, {"max_tokens": 400}]
     for change in others:
         written(server, SAMPLES[:1], **change)
     assert len(server.asked) == 12 + len(others)
