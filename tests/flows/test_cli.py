@@ -179,11 +179,14 @@ def test_the_display_in_a_terminal_shows_progress() -> None:
         board.started("train", "it has never run")
         board.line("train", "▸ train 37/150 steps, 2:13 left; recall 0.41")
         running = console.render_lines(board._draw())
+        board.line("train", "warning: alarm dead at step 37: 96.0% [recall]")
+        board.line("train", "▸ train 38/150 steps, 2:12 left; recall 0.41")
         board.finished("train", "Cached", "restored\nmore")
         ended = console.render_lines(board._draw())
     text = ["".join(segment.text for line in lines for segment in line) for lines in (running, ended)]
     assert "37/150 steps, 2:13 left  recall 0.41" in text[0] and "Running" in text[0]
     assert "Cached" in text[1] and "restored" in text[1] and "more" not in text[1]
+    assert "train: warning: alarm dead at step 37: 96.0% [recall]\n" in console.export_text(), "above the table"
 
 
 def test_plain_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
