@@ -67,15 +67,23 @@ class Guard:
         self.reasons[reason] += 1
         return None
 
+    def all_reasons(self) -> Counter[str]:
+        """How often each reason left something unknown so far, its own and the judge's."""
+        return self.reasons + Counter(self.judge.failures)
+
     def why(self) -> str:
-        """The reasons of all failures so far, its own and the judge's, most frequent first."""
-        reasons = self.reasons + Counter(self.judge.failures)
-        return ", ".join(f"{reason}: {n}" for reason, n in reasons.most_common(5)) or "no reason given"
+        """The reasons of all failures so far, most frequent first."""
+        return in_words(self.all_reasons())
 
     def _in_form(self, judgement: Judgement, reference: Reference, questions: tuple[Question, ...]) -> Judgement:
         wrong = malformed(judgement, reference, questions)
         self.reasons.update(f"malformed {part}" for part in wrong)
         return replace(judgement, **dict.fromkeys(wrong)) if wrong else judgement
+
+
+def in_words(reasons: Counter[str]) -> str:
+    """The most frequent reasons, with their numbers."""
+    return ", ".join(f"{reason}: {n}" for reason, n in reasons.most_common(5)) or "no reason given"
 
 
 def malformed(judgement: Judgement, reference: Reference, questions: tuple[Question, ...]) -> list[str]:

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import groupby
@@ -24,12 +25,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 
 from balcap.advantages import make_rule
 from balcap.advantages.base import Array
+from balcap.judge.guard import in_words
 from balcap.params.train import Train
 from balcap.policy.generate import to_caption
 from balcap.policy.lora import lora_config
@@ -189,11 +192,12 @@ class CaptionTrainer(Surviving):
         limit = self.params.judge.max_failure_rate
         if failure_rate > limit:
             step = self.state.global_step
+            why = in_words(sum(gather_object([self.judging.guard.all_reasons()]), Counter()))
             kept = self.checkpoint_now()
             raise JudgeFailed(
                 f"train.judge {self.params.judge.name}: {failure_rate:.1%} of its answers are unknown in step "
                 f"{step // self.params.updates_per_step + 1}, train.judge.max_failure_rate is {limit:.1%} "
-                f"({self.judging.guard.why()}); {kept}, run again when the judge works"
+                f"({why}); {kept}, run again when the judge works"
             )
 
 
