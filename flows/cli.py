@@ -75,7 +75,7 @@ def resume(
     from flows._paused import names, recall
     from flows.request import RunRequest
 
-    with _explained():
+    with explained():
         if name is None:
             print("\n".join(names(_checkout())) or "no run is paused")
             return
@@ -95,7 +95,7 @@ def demo() -> None:
     from balcap.params import load_params
     from balcap.recipes import apply_recipe
 
-    with _explained():
+    with explained():
         checkout = _checkout()
         if not (checkout / "params.yaml").exists():
             apply_recipe(checkout, "embedded")
@@ -119,7 +119,7 @@ def ui(
     """Show the Prefect and MLflow UIs on this machine, over the state that runs left. Ctrl-C ends both."""
     from flows.ui import serve
 
-    with _explained():
+    with explained():
         serve(_checkout(), prefect_port, mlflow_port)
 
 
@@ -130,7 +130,7 @@ def _asked(
 
     from flows.request import RunRequest
 
-    with _explained():
+    with explained():
         try:
             return RunRequest(
                 recipe=recipe, overrides=overrides, name=name, apply=apply, targets=targets, force=force, resume=False
@@ -144,7 +144,7 @@ def _execute(request: RunRequest) -> RunResult:
     from flows.local import RunFailed, RunPaused, execute
     from steps._stage import PAUSED
 
-    with _explained():
+    with explained():
         try:
             return execute(request, _checkout())
         except RunPaused as paused:
@@ -161,7 +161,7 @@ def _checkout() -> Path:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Faults that their message explains end with it, without a traceback."""
     from balcap.files import Busy
     from balcap.params import ParamsError

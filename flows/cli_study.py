@@ -37,12 +37,13 @@ def ablations(arms: Arms = "paper", seeds: Seeds = 3) -> None:
     and thresholds stand in balcap/study/claims.yaml, the report in docs/results/ablations/. An arm is a recipe,
     recipes/ablation-NAME.yaml.
     """
+    from flows._git import checkout_of
     from flows._server import prefect_server
-    from flows.cli import CANCELLED, GO_ON, _checkout, _explained
-    from flows.local import _terminable
+    from flows.cli import CANCELLED, GO_ON, explained
+    from flows.local import terminable
 
-    with _explained(), _terminable():
-        checkout = _checkout()
+    with explained(), terminable():
+        checkout = checkout_of(Path.cwd())
         with prefect_server(checkout):
             from flows.study import study as flow  # Prefect reads its settings when it is imported
 
@@ -57,10 +58,11 @@ def report() -> None:
     """Write the report again, from docs/results/ablations/data."""
     from balcap.study.data import read_study
     from balcap.study.report import write_report
-    from flows.cli import _checkout, _explained
+    from flows._git import checkout_of
+    from flows.cli import explained
 
-    with _explained():
-        folder = _checkout() / RESULTS
+    with explained():
+        folder = checkout_of(Path.cwd()) / RESULTS
     try:
         write_report(read_study(folder / "data"), folder)
     except FileNotFoundError as error:

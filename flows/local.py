@@ -41,7 +41,7 @@ def execute(request: RunRequest, checkout: Path) -> RunResult:
     _warn_of_silence(check(checkout, request))
     display = for_terminal()
     shown: AbstractContextManager[Any] = display if isinstance(display, Board) else nullcontext()
-    with _terminable(), shown, watched_by(display), prefect_server(checkout):
+    with terminable(), shown, watched_by(display), prefect_server(checkout):
         from flows.pipeline import PAUSED, pipeline  # Prefect reads its settings when it is imported
 
         state: Any = pipeline(request, return_state=True)
@@ -63,7 +63,7 @@ def _warn_of_silence(params: Params) -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Within the block SIGTERM unwinds like Ctrl-C does, so that worktree, stage and server end with the run."""
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:

@@ -110,7 +110,7 @@ def _reproduce(run: Run, stage: Planned, reason: str, tail: deque[str]) -> State
             env=_environment(run),
             on_line=on_line,
             timeout=stage.hints.timeout,
-            stopped=_cancellation(),
+            stopped=cancellation(),
         )
     except _process.TimedOut as error:
         return Failed(name="TimedOut", message=str(error))
@@ -148,7 +148,7 @@ def _environment(run: Run) -> dict[str, str]:
     )
 
 
-def _cancellation() -> Callable[[], str | None]:
+def cancellation() -> Callable[[], str | None]:
     """Asks Prefect now and then whether somebody cancelled the flow run."""
     flow_run_id, asked = runtime.flow_run.id, time.monotonic()
 

@@ -33,6 +33,7 @@ from balcap.study.report import write_report
 from balcap.workspace import work_root
 from flows import _dvc, _process
 from flows._worktree import NameTaken, environment, worktree
+from flows.stage import cancellation
 from flows.study_gather import gather
 from flows.study_plan import LAST, SHARED, ArmRun, Start, plan_runs
 
@@ -67,7 +68,7 @@ def study(checkout: Path, group: Group, seeds: int, results: Path) -> State[Any]
 
 
 def _make(checkout: Path, todo: Sequence[ArmRun], stop: threading.Event) -> State[Any] | None:
-    """Make the warm starts, then the arms; the state of the first failed run, or None."""
+    """Make the warm starts, then the arms; what failed, or None."""
     starts = list(dict.fromkeys(run.start for run in todo))
     worlds = {start.recipe: start for start in reversed(starts)}.values()
     before = {stage.name: stage.needs for stage in _dvc.plan(checkout, [SHARED])}[SHARED]
@@ -111,21 +112,24 @@ def _command(root: Path, name: str, recipe: str, overrides: Sequence[str], rest:
 def _round(
     commands: Sequence[Command], checkout: Path, stop: threading.Event, progress: Progress | None
 ) -> State[Any] | None:
-    """Run commands, two at a time. The first fault ends the others; returns its state."""
+    """Run commands, two at a time, all of them also when one fails; the faults as one state, or None."""
     futures: list[PrefectFuture[Any]] = []
     try:
         for command in commands:
             named = run_pipeline.with_options(task_run_name=command.name)
             futures.append(named.submit(command, _log(checkout, command.name), stop))
-        fault: State[Any] | None = None
+        faults: list[State[Any]] = []
         for future in as_completed(futures):
             future.wait()  # its state would otherwise be asked of the server, which knows it later
             if not future.state.is_completed():
-                fault = fault or future.state
-                stop.set()
+                faults.append(future.state)
+                print(future.state.message, flush=True)
             elif progress is not None:
                 progress.advance(note=str(future.state.message))
-        return fault
+        if not faults:
+            return None
+        kind = Cancelled if any(fault.is_cancelled() for fault in faults) else Failed
+        return kind(message="\n".join(str(fault.message) for fault in faults))
     except BaseException:  # Ctrl-C above all: what runs must have ended before its worktree goes
         stop.set()
         for future in futures:
@@ -146,6 +150,7 @@ def run_pipeline(command: Command, log: Path, stop: threading.Event) -> State[An
     if stop.is_set():
         return Cancelled(message=f"{name}: not begun")
     tail: deque[str] = deque(maxlen=TAIL)
+    cancelled = cancellation()
     print(f"{name}: running; {log}", flush=True)
     try:
         with log.open("w", encoding="utf-8", buffering=1) as file:
@@ -154,7 +159,7 @@ def run_pipeline(command: Command, log: Path, stop: threading.Event) -> State[An
                 cwd=command.root,
                 env=environment(sys.executable),
                 on_line=_to(file.write, tail),
-                stopped=lambda: "stopped" if stop.is_set() else None,
+                stopped=lambda: "stopped" if stop.is_set() else cancelled(),
             )
     except _process.Stopped as error:
         return Cancelled(message=f"{name}: {error}")
