@@ -32,7 +32,8 @@ from balcap.policy.folder import weights_sha256
 from balcap.policy.store import nest_tower
 from balcap.warmstart.checkpoint import adopt
 
-FAMILIES = ("llava", "qwen")
+FAMILIES = ("llava", "qwen", "qwen-tied")
+"""As LLaVA-1.5-7B, Qwen2.5-VL-7B, and Qwen2.5-VL-3B, whose head is its embedding."""
 PROMPT = "Describe this image in detail."
 TEXTS = ("A red car is parked by a wooden fence. The sky above the hills is clear and blue.", PROMPT)
 HIDDEN, HEADS, LONGEST = 64, 2, 2048
@@ -58,7 +59,7 @@ QWEN_TEMPLATE = (
 
 def checkpoint(family: str, folder: Path, seed: int = 0) -> Path:
     """Write the twin's weights, tokenizer and settings as its original's repository holds them."""
-    words, config, kind = {"llava": _llava, "qwen": _qwen}[family]()
+    words, config, kind = _llava() if family == "llava" else _qwen(tied=family == "qwen-tied")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind(config)
@@ -121,7 +122,7 @@ def _llava() -> tuple[LlamaTokenizer, LlavaConfig, type[LlavaForConditionalGener
     return words, config, LlavaForConditionalGeneration
 
 
-def _qwen() -> tuple[Qwen2Tokenizer, Qwen2_5_VLConfig, type[Qwen2_5_VLForConditionalGeneration]]:
+def _qwen(tied: bool) -> tuple[Qwen2Tokenizer, Qwen2_5_VLConfig, type[Qwen2_5_VLForConditionalGeneration]]:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     vocab, merges = _trained([], pre_tokenizers.ByteLevel(add_prefix_space=False), sorted(alphabet))
     names = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
@@ -146,7 +147,7 @@ def _qwen() -> tuple[Qwen2Tokenizer, Qwen2_5_VLConfig, type[Qwen2_5_VLForConditi
         "max_position_embeddings": LONGEST,
         "rope_theta": 1e4,
         "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": tied,
         "bos_token_id": ids["endoftext"],
         "eos_token_id": ids["im_end"],
     }
@@ -195,7 +196,7 @@ def _recommended(family: str, words: Any) -> dict[str, Any]:
 def _settings(family: str) -> dict[str, Any]:
     """The processor's files."""
     clip = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
-    if family == "qwen":
+    if family != "llava":
         return {
             "preprocessor_config.json": {
                 "min_pixels": 4 * 28 * 28,

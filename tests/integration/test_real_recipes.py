@@ -23,15 +23,19 @@ from safetensors.torch import load_file, save_file
 from balcap.images import decode, read_picture
 from balcap.judge import make_judge
 from balcap.judge.prompts import load_prompt
+from balcap.llm.prompts import load_prompt as load
 from balcap.params import Params, check_params, read_params
+from balcap.policy.folder import weights_sha256
 from balcap.policy.store import load_policy
 from balcap.records import Reference, Sample
 from balcap.rewards import needed
 from balcap.serve.oracle import MODEL, Oracle
 from balcap.training.run import train
+from balcap.warmstart import WarmstartError
+from balcap.warmstart.checkpoint import adopt
 
 ROOT = Path(__file__).parents[2]
-TWIN = {"llava-1.5-7b": "llava", "qwen2.5-vl-3b": "qwen", "qwen2.5-vl-7b": "qwen"}
+TWIN = {"llava-1.5-7b": "llava", "qwen2.5-vl-3b": "qwen-tied", "qwen2.5-vl-7b": "qwen"}
 PHOTOS = sorted((ROOT / "data/examples/photos/images").glob("*.jpg"))[:6]
 
 
@@ -98,11 +102,23 @@ def test_it_is_the_paper_with_our_assumptions(name: str, raw: dict[str, Any]) ->
 def test_writer_judge_and_prompts_are_there(raw: dict[str, Any]) -> None:
     params = check_params(raw)
     assert set(params.asked_models) == {"train.judge", "evaluate.judge", "collect_references.writer"}
+    writer = params.collect_references.writer
+    assert writer.name == "llm" and writer.instruction.name == "record" and writer.splitter.name == "llm"
+    assert writer.splitter.prompt == load("split", ROOT / "balcap/collect/prompts").sha256
     for section in (params.train, params.evaluate):
         make_judge(section.judge, params.runtime, section.judge_deadline)  # Mismatch unless all hashes are right
         assert {kind: load_prompt(kind).sha256 for kind in ("precision", "recall", "linguistic", "answer")} == dict(
             section.judge.prompts
         )
+
+
+def test_a_hash_that_was_not_filled_in_is_told(raw: dict[str, Any], tmp_path: Path) -> None:
+    hub = twins.checkpoint("llava", tmp_path / "hub")
+    params = check_params(raw).warmstart.model_copy(update={"path": str(hub)})
+    assert params.method.name == "checkpoint"
+    with pytest.raises(WarmstartError, match=rf"sha256 {weights_sha256(hub)}, the recipe pins 0+; .*set warmstart"):
+        adopt(params, params.method, tmp_path / "base")
+    assert not (tmp_path / "base").exists()
 
 
 def test_the_first_comment_says_how_to_run_it(name: str) -> None:
@@ -174,7 +190,7 @@ def talkative(base: Path) -> Path:
     ends = policy.model.generation_config.eos_token_id
     file = base / "model.safetensors"
     tensors = load_file(file)
-    head = next(key for key in tensors if key.endswith("lm_head.weight"))
+    (head,) = [key for key in tensors if key.endswith("lm_head.weight")] or ["model.embed_tokens.weight"]
     tensors[head][ends] *= 30
     save_file(tensors, file, metadata={"format": "pt"})
     return base

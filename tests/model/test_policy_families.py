@@ -21,7 +21,8 @@ from balcap.policy.generate import chat_prompt, encode_prompts, forbidden_tokens
 from balcap.policy.store import Policy, load_policy, save_policy
 from balcap.training.run import freeze
 
-TOWER = {"llava": ["model.vision_tower"], "qwen": ["model.visual.patch_embed", "model.visual.blocks"]}
+QWEN_TOWER = ["model.visual.patch_embed", "model.visual.blocks"]
+TOWER = {"llava": ["model.vision_tower"], "qwen": QWEN_TOWER, "qwen-tied": QWEN_TOWER}
 """As the recipes freeze it: the projector between tower and text is trained."""
 
 
@@ -66,8 +67,8 @@ def test_the_checkpoint_as_fetched_becomes_a_captioner(family: str, folder: Path
         assert parts == {"language_model", "multi_modal_projector", "vision_tower"}
         assert {"language_model.lm_head.weight", "language_model.model.norm.weight"} < keys
         assert all(key.startswith("vision_tower.vision_model.") for key in keys if key.startswith("vision_tower"))
-    else:  # those of Qwen/Qwen2.5-VL-7B-Instruct
-        assert parts == {"lm_head", "model", "visual"}
+    else:  # those of Qwen/Qwen2.5-VL-7B-Instruct, and of the 3B, which has no head of its own
+        assert parts == {"model", "visual"} | ({"lm_head"} if family == "qwen" else set())
         assert {"model.norm.weight", "visual.merger.mlp.0.weight"} < keys
 
 
@@ -126,7 +127,7 @@ def test_no_placeholder_is_ever_sampled(policy: Policy, temperature: float) -> N
 def test_what_the_repository_recommends_does_not_bend_the_samples(family: str, folder: Path) -> None:
     """Qwen's generation_config.json asks for a repetition penalty; whoever says nothing would get it."""
     told = json.loads((folder / "generation_config.json").read_text())
-    assert ("repetition_penalty" in told) == (family == "qwen")
+    assert ("repetition_penalty" in told) == (family != "llava")
     policy = load_policy(folder)
     plain = policy.model.generation_config
     assert plain.repetition_penalty is None and plain.temperature is None and plain.do_sample
@@ -183,6 +184,7 @@ def test_an_export_is_what_its_repository_holds(family: str, folder: Path, tmp_p
 def test_the_tower_is_frozen_and_the_projector_is_not(family: str, policy: Policy) -> None:
     freeze(policy.model, TOWER[family])
     trained = {name for name, p in policy.model.named_parameters() if p.requires_grad}
-    projector = {"llava": "model.multi_modal_projector.", "qwen": "model.visual.merger."}[family]
+    projector = "model.multi_modal_projector." if family == "llava" else "model.visual.merger."
     assert any(name.startswith(projector) for name in trained)
-    assert {name.split(".")[1] for name in trained if not name.startswith(projector)} == {"language_model", "weight"}
+    rest = {".".join(name.split(".")[:2]) for name in trained if not name.startswith(projector)}
+    assert rest == {"model.language_model"} | (set() if family == "qwen-tied" else {"lm_head.weight"})
