@@ -47,7 +47,7 @@ def build_tiny(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(_config(spec, tokenizer))
+        model = LlavaForConditionalGeneration(tiny_config(spec, tokenizer))
         _initialise(model)
     model.generation_config = _generation_config(tokenizer)
     return model.eval(), processor
@@ -59,7 +59,8 @@ def _image_processor(size: int) -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size=square, crop_size=square, do_center_crop=False)
 
 
-def _config(spec: TinyModel, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+def tiny_config(spec: TinyModel, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    """The shape of a captioner of miniature size."""
     shape: dict[str, Any] = {
         "hidden_size": spec.hidden_size,
         "intermediate_size": spec.intermediate_size,

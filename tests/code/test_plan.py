@@ -1,0 +1,212 @@
+"""``balcap plan``: counts against published ones, sharding by hand, traced passes against real ones, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import twins
+import yaml
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+from typer.testing import CliRunner
+
+from balcap.cli import app
+from balcap.params import Params, ParamsError, check_params, load_params, read_params
+from balcap.plan import plan
+from balcap.plan.captioner import CaptionerUnknown, captioner, llava_7b, qwen_3b, qwen_7b
+from balcap.plan.fit import GB, changed, faults
+from balcap.plan.memory import Planner
+from balcap.plan.override import override
+from balcap.plan.shape import shape
+from balcap.plan.trace import Alive, trace
+from balcap.plan.work import judge_calls, units
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+LLAVA = load_params(RECIPES / "llava-1.5-7b.yaml")
+LORA = {"rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+
+
+def llava(**train: Any) -> Params:
+    """The recipe on one process without DeepSpeed and vLLM, with changes."""
+    raw = read_params(RECIPES / "llava-1.5-7b.yaml")
+    raw["runtime"]["launch"] |= {"nodes": 1, "processes": 1, "deepspeed": "none", "offload": "none"}
+    raw["runtime"]["rollouts"] = None
+    raw["train"] |= {"sampler": "transformers", **train}
+    return check_params(raw)
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "tokens"),
+    [(llava_7b(), 7_063_427_072, 576), (qwen_3b(), 3_754_622_976, 256), (qwen_7b(), 8_292_166_656, 256)],
+)
+def test_published_captioners_have_their_published_size(config: Any, total: int, tokens: int) -> None:
+    found = shape(config, llava(frozen=[]).train, side=448)
+    assert found.total == found.trained == total and found.image_tokens == tokens
+
+
+def test_what_is_frozen_or_adapted_is_counted() -> None:
+    found = shape(llava_7b(), llava(frozen=["model.vision_tower"]).train, side=336)
+    assert found.total - found.trained == found.tower == 303_507_456 and not found.tower_trained
+    adapted = shape(llava_7b(), llava(frozen=["model.vision_tower"], lora=LORA).train, side=336)
+    assert adapted.trained == 32 * 2 * 8 * (4096 + 4096) and adapted.total == found.total + adapted.trained
+
+
+def test_states_are_sharded_as_each_stage_does() -> None:
+    planner, params = Planner(llava_7b(), 336, 32, 80 * GB), changed(LLAVA, launch={"nodes": 1, "processes": 8})
+    found = planner.shape(params)
+    needs = {}
+    for stage in ("none", "zero1", "zero2", "zero3"):
+        needs[stage] = planner.need(params, params.runtime.launch.model_copy(update={"deepspeed": stage}))
+    bucket, live = 2 * 500e6, 2 * 1e9
+    assert needs["none"].states == 4 * found.total + 2 * 4 * found.trained + 8 * found.trained
+    assert needs["zero1"].states == pytest.approx(2 * found.total + (2 + 12 / 8) * found.trained + bucket)
+    assert needs["zero2"].states == pytest.approx(2 * found.total + (2 + 12) / 8 * found.trained + bucket)
+    assert needs["zero3"].states == pytest.approx((2 * found.total + 14 * found.trained) / 8 + live + bucket)
+    offloaded = planner.need(changed(params, launch={"deepspeed": "zero3", "offload": "parameters"}))
+    assert offloaded.states == pytest.approx(live + bucket)
+    assert offloaded.host == pytest.approx((2 * found.total + 14 * found.trained) / 8)
+
+
+def test_a_reference_model_costs_its_weights_and_none_with_adapters() -> None:
+    planner, kl = Planner(llava_7b(), 336, 32, 80 * GB), LLAVA.train.loss.model_copy(update={"kl": 0.001})
+    assert planner.need(llava()).reference == 0.0
+    assert planner.need(changed(llava(), {"loss": kl})).reference == 4 * 7_063_427_072
+    assert planner.need(changed(llava(lora=LORA), {"loss": kl})).reference == 0.0
+
+
+def test_checkpointing_and_smaller_batches_keep_less() -> None:
+    planner = Planner(llava_7b(), 336, 32, 80 * GB)
+    plain = llava(gradient_checkpointing=False, micro_batch_size=8)
+    kept = planner.need(plain).activations
+    assert planner.need(changed(plain, {"micro_batch_size": 4})).activations < 0.7 * kept
+    assert planner.need(changed(plain, {"gradient_checkpointing": True})).activations < 0.4 * kept
+
+
+@pytest.mark.parametrize("family", twins.FAMILIES)
+def test_traced_passes_are_those_of_a_real_step(family: str, tmp_path: Path) -> None:
+    """The same model with content, on real tensors, through its own forward pass with picture and padding mask."""
+    folder = twins.checkpoint(family, tmp_path / family)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).train()
+    tower = "model.vision_tower" if family == "llava" else "model.visual"
+    train = llava(frozen=[tower], precision="float32", gradient_checkpointing=False).train
+    found = shape(model.config, train, side=112)
+    rows, tokens = 3, found.image_tokens + 400
+    predicted = trace(model.config, train, found, rows, tokens, pure=False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(tower))
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    inputs = real_inputs(model, found, rows, tokens, AutoTokenizer.from_pretrained(folder))
+    known = [*model.parameters(), *(p.grad for p in model.parameters() if p.grad is not None), *inputs.values()]
+    with Alive(known) as alive:
+        last = model.model(**inputs, use_cache=False).last_hidden_state
+        held = alive.now
+        last.sum().backward()
+    assert predicted.held == pytest.approx(held, rel=0.1)
+    assert predicted.held + predicted.working == pytest.approx(alive.peak, rel=0.1)
+
+
+def real_inputs(model: Any, found: Any, rows: int, tokens: int, words: Any) -> dict[str, torch.Tensor]:
+    """A batch whose first row is padded, with one picture per row."""
+    ids = torch.full((rows, tokens), words.convert_tokens_to_ids(words.tokenize("a"))[0])
+    ids[:, 10 : 10 + found.image_tokens] = model.config.image_token_id
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if model.config.model_type == "llava":
+        side = model.config.vision_config.image_size
+        return inputs | {"pixel_values": torch.zeros(rows, 3, side, side)}
+    edge = round(found.patches**0.5)
+    inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
+    grid = torch.tensor([[1, edge, edge]] * rows)
+    return inputs | {
+        "pixel_values": torch.zeros(rows * found.patches, found.pixels // found.patches),
+        "image_grid_thw": grid,
+    }
+
+
+def test_a_7b_without_zero_on_a_24_gb_card_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(json.loads(llava(frozen=[]).model_dump_json(by_alias=True))))
+    done = CliRunner().invoke(app, ["plan", "--gpus", "1", "--gpu-memory", "24"])
+    assert done.exit_code == 1
+    assert "full fine-tuning of 7.1 B parameters needs 113 GB on each GPU" in done.stderr
+    assert "24 GB there" in done.stderr
+    assert "runtime.launch.deepspeed: zero3 with runtime.launch.offload: parameters" in done.stderr
+    assert "train.lora" in done.stderr
+
+
+def test_what_is_advised_fits() -> None:
+    planner, params = Planner(llava_7b(), 336, 32, 24 * GB), llava()
+    (fault,) = faults(planner, params)
+    named = [part for part in fault.split(": set ")[1].split(", or ")[0].split(", ")]
+    words = {"sampler": "vllm_server"} if any("vllm_server" in part for part in named) else {}
+    if any("gradient_checkpointing" in part for part in named):
+        words["gradient_checkpointing"] = True  # type: ignore[assignment]
+    if any("micro_batch_size" in part for part in named):
+        words["micro_batch_size"] = 1  # type: ignore[assignment]
+    fixed = changed(params, words, {"deepspeed": "zero3", "offload": "parameters"})
+    assert not faults(planner, fixed)
+
+
+def test_vllm_must_have_room_for_weights_and_one_caption() -> None:
+    planner = Planner(llava_7b(), 336, 32, 40 * GB)
+    found = faults(planner, changed(LLAVA, launch={"nodes": 1, "processes": 8, "deepspeed": "zero3"}))
+    assert any("set runtime.rollouts.gpu_memory" in fault for fault in found)
+
+
+def test_calls_and_tokens_of_a_judge() -> None:
+    of_references = units(Path("nowhere"))
+    found = {one.kind: one for one in judge_calls(LLAVA, 256, of_references)}
+    assert {kind: one.per_step for kind, one in found.items()} == dict.fromkeys(
+        ("precision", "recall", "linguistic"), LLAVA.train.global_batch_size
+    )
+    assert found["precision"].of_picture > 0 == found["recall"].of_picture
+    assert found["recall"].reads - found["linguistic"].reads == pytest.approx(of_references.tokens, abs=60)
+    assert all(0 < one.writes <= one.writes_at_most for one in found.values())
+    utility = changed(LLAVA, {"reward_weights": {"utility": 1.0}})
+    (answer,) = judge_calls(utility, 256, of_references)
+    assert answer.per_step == LLAVA.train.global_batch_size * LLAVA.collect_questions.per_image
+    assert judge_calls(load_params(RECIPES / "embedded.yaml"), 256, of_references) == []
+
+
+def test_hours_grow_with_the_run_and_shrink_with_gpus(tmp_path: Path) -> None:
+    one, two = plan(LLAVA, tmp_path, gpus=8), plan(LLAVA, tmp_path, gpus=16)
+    assert one.hours == pytest.approx(2 * two.hours, rel=0.2) and one.hours > 1
+    assert not one.faults
+    with pytest.raises(ParamsError, match=r"--gpus 7: .*must be a multiple"):
+        plan(LLAVA, tmp_path, gpus=7)
+
+
+def test_the_shape_is_read_where_there_is_one(tmp_path: Path) -> None:
+    folder = tmp_path / "data/llava-1.5-7b-mine"
+    started = LLAVA.warmstart.model_copy(update={"path": "data/llava-1.5-7b-mine"})
+    assert "published shape of llava-1.5-7b" in captioner(started, tmp_path).source
+    twins.checkpoint("llava", folder)
+    assert captioner(started, tmp_path).config.get_text_config().hidden_size == twins.HIDDEN
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CaptionerUnknown, match=r"config\.json"):
+        captioner(started, tmp_path)
+    other = LLAVA.warmstart.model_copy(update={"path": "data/other"})
+    with pytest.raises(CaptionerUnknown, match=r"warmstart.path = data/other.*config.json alone"):
+        captioner(other, tmp_path)
+
+
+def test_overrides() -> None:
+    raw = {"train": {"rate": 1.0, "lora": None, "weights": {"recall": 1.0}}}
+    found = override(raw, ["train.rate=1e-6", "train.lora={rank: 8}", "+train.weights.x=2", "~train.weights.recall"])
+    assert found == {"train": {"rate": 1e-6, "lora": {"rank": 8}, "weights": {"x": 2}}}
+    assert raw["train"]["weights"] == {"recall": 1.0}
+    for wrong in ("train.rat=1", "train.rate", "other.rate=1"):
+        with pytest.raises(ParamsError, match="-S"):
+            override(raw, [wrong])
+
+
+def test_json_holds_every_number() -> None:
+    done = CliRunner().invoke(app, ["plan", "-r", "qwen2.5-vl-7b", "--gpus", "8", "--json"])
+    found = json.loads(done.stdout)
+    assert found["parameters"]["total"] == 8_292_166_656 and set(found["memory"]) == {"none", "zero1", "zero2", "zero3"}
+    assert found["judge"]["run"]["calls"] == found["judge"]["per_step"]["calls"] * 700
+    assert found["fits"] and done.exit_code == 0
