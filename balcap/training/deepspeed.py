@@ -9,6 +9,7 @@ torch's AdamW everywhere, so that a CPU needs no compiler and a GPU gives what a
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from balcap.params.runtime import Launch
 from balcap.params.train import Train
 from balcap.training.data import TrainingError
 
+MISMATCH = "Gradient accumulation steps mismatch"
+"""Accelerate's warning: of two numbers the one counts that TRL's arguments say, as it should."""
+logging.getLogger("accelerate.accelerator").addFilter(lambda record: MISMATCH not in str(record.msg))
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 
 

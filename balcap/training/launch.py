@@ -28,11 +28,16 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from balcap.llm.base import Mismatch
 from balcap.params.runtime import Launch, Runtime
+from balcap.policy.folder import PolicyError
 from balcap.training.data import TrainingError
 from balcap.training.ranks import EXPLAINED, STAGE
+from balcap.training.stopping import Ended
 from balcap.workspace import main_checkout
 
+FAULTS = (TrainingError, Ended, Mismatch, PolicyError)
+"""What a person can act on by its message alone."""
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 SAVE_SECONDS = 300
 """Seconds between SIGTERM and SIGKILL to a rank when the stage is asked to end: time to write a checkpoint."""
@@ -65,7 +70,11 @@ def start(runtime: Runtime, arguments: Sequence[str]) -> None:
     launch = runtime.launch
     ended: signal.Signals | None = None
     with tempfile.TemporaryDirectory(prefix="balcap-ranks-") as logs, _own_handlers(), _silent_agent():
-        os.environ |= {STAGE: str(os.getpid()), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        os.environ |= {
+            STAGE: str(os.getpid()),
+            "OMP_NUM_THREADS": str(runtime.threads),
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
+        }
         try:
             elastic_launch(_config(launch, logs), python)("-u", *arguments)
         except ChildFailedError as error:

@@ -1,0 +1,157 @@
+"""Ranks under a stage: how each end of one is told, and that none of them is ever left over.
+
+The ranks here are small programs that only import what every rank does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from runtime_world import ALONE, runtime
+
+from balcap.training.data import TrainingError
+from balcap.training.launch import RankFailed, alone, start
+
+RANK = """
+import os, signal, sys, time
+from pathlib import Path
+from balcap.training.data import TrainingError
+from balcap.training.ranks import run_rank
+rank, folder = int(os.environ["RANK"]), Path(sys.argv[1])
+def body():
+    (folder / f"{rank}.pid").write_text(str(os.getpid()))
+    BODY
+run_rank(body, (TrainingError,))
+"""
+STAGE = """
+import sys
+sys.path[:0] = [TESTS]
+from runtime_world import ALONE, runtime
+from balcap.training.launch import start
+settings = {**ALONE, "nodes": NODES, "processes": 2 // NODES}
+start(runtime(launch=settings), [sys.argv[1], sys.argv[2]])
+"""
+TESTS = Path(__file__).parents[1]
+PATIENCE = 120.0
+
+
+def program(folder: Path, body: str) -> list[str]:
+    """Arguments of a rank that does ``body``."""
+    file = folder / "rank.py"
+    file.write_text(RANK.replace("BODY", body))
+    return [str(file), str(folder)]
+
+
+def two(**changes: Any) -> Any:
+    return runtime(launch={**ALONE, "processes": 2}, **changes)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def pids(folder: Path) -> list[int]:
+    return [int(path.read_text()) for path in folder.glob("*.pid") if path.read_text()]
+
+
+def gone(folder: Path) -> bool:
+    return not any(psutil.pid_exists(pid) for pid in pids(folder))
+
+
+def stage(folder: Path, body: str, nodes: int = 1, **env: str) -> subprocess.Popen[str]:
+    """A process of its own that starts the ranks, as stage `train` does."""
+    text = STAGE.replace("TESTS", repr(str(TESTS))).replace("NODES", str(nodes))
+    return subprocess.Popen(
+        [sys.executable, "-c", text, *program(folder, body)],
+        env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_only_one_process_without_deepspeed_needs_no_others() -> None:
+    assert alone(runtime())
+    for changes in ({"nodes": 2}, {"processes": 2}, {"deepspeed": "zero2"}):
+        assert not alone(runtime(launch={**ALONE, **changes}))
+    assert not alone(runtime(train_python=".venv-gpu/bin/python"))
+
+
+def test_what_a_rank_explains_is_told_as_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    body = "if rank == 1: raise TrainingError('train.frozen: no such thing')\n    time.sleep(60)"
+    with pytest.raises(TrainingError, match=r"^train\.frozen: no such thing$"):
+        start(two(), program(tmp_path, body))
+    assert gone(tmp_path)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_what_a_rank_does_not_explain_comes_with_its_trace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(RankFailed, match=r"^rank 1 of 2 \(process \d+\): ZeroDivisionError: .*; finished steps are"):
+        start(two(), program(tmp_path, "time.sleep(60 if rank == 0 else 0)\n    1 / 0"))
+    assert capfd.readouterr().err.count("Traceback") == 1
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+def test_a_killed_rank_is_named_though_another_complains_first(tmp_path: Path) -> None:
+    body = "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\n    raise RuntimeError('Connection closed by peer')"
+    with pytest.raises(RankFailed, match=r"^rank 1 of 2 \(process \d+\) was ended by SIGKILL \(.*memory"):
+        start(two(), program(tmp_path, body))
+
+
+def test_sigterm_reaches_the_ranks_and_their_explanation_the_stage(tmp_path: Path) -> None:
+    body = (
+        "signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(TrainingError('checkpoint-4 is kept')))\n"
+        "    (folder / f'{rank}.ready').touch()\n    time.sleep(60)"
+    )
+    process = stage(tmp_path, body)
+    until(lambda: len(list(tmp_path.glob("*.ready"))) == 2)
+    process.terminate()
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert output.strip().endswith("TrainingError: checkpoint-4 is kept") and process.returncode == 1
+    assert gone(tmp_path)
+
+
+def test_no_rank_outlives_a_killed_stage(tmp_path: Path) -> None:
+    process = stage(tmp_path, "time.sleep(600)")
+    until(lambda: len(pids(tmp_path)) == 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=PATIENCE)
+    until(lambda: gone(tmp_path))
+
+
+def test_two_machines_form_one_group(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    body = (
+        "from balcap.params.runtime import Launch\n    from balcap.training.ranks import is_main, join\n"
+        "    join(Launch(nodes=2, processes=1, deepspeed='none', offload='none', collective_timeout=120.0))\n"
+        "    import torch\n    both = torch.tensor([rank + 1.0])\n    torch.distributed.all_reduce(both)\n"
+        "    print(f'rank {rank} main {is_main()} sum {both.item()}')"
+    )
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    machines = [stage(tmp_path, body, nodes=2, **where, NODE_RANK=str(i)) for i in range(2)]
+    said = [machine.communicate(timeout=2 * PATIENCE)[0] for machine in machines]
+    assert said[0].splitlines()[-1] == "rank 0 main True sum 3.0", said
+    assert said[1].splitlines()[-1] == "rank 1 main False sum 3.0", said
+
+
+def test_what_is_missing_is_named_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TrainingError, match=r"runtime\.train_python: .*/nowhere/python is no program"):
+        start(two(train_python="nowhere/python"), [])
+    for name in ("MASTER_ADDR", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(TrainingError, match=r"runtime\.launch\.nodes = 2: MASTER_ADDR, NODE_RANK must be set"):
+        start(runtime(launch={**ALONE, "nodes": 2}), [])
