@@ -20,16 +20,18 @@ from balcap.training.nested import load_nested, save_nested
 
 STATE = "state.safetensors"
 TAG = "shards"
-LEFT_OUT = frozenset({"loss_scaler", "param_slice_mappings"})
+SCALER = "loss_scaler"
+LEFT_OUT = frozenset({SCALER, "param_slice_mappings"})
 """Objects of DeepSpeed: the scaler of float16, which is never used here, and a table for its universal format."""
 
 
 class Safe(CheckpointEngine):
     """Reads and writes one state per call; ``error`` is the first that could not be written."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Any) -> None:
         super().__init__()
         self.name = "safetensors"
+        self.engine = engine
         self.error: OSError | None = None
 
     def create(self, info: CheckpointCommitInfo) -> None:
@@ -45,7 +47,10 @@ class Safe(CheckpointEngine):
             self.error = self.error or error
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        return load_nested(Path(path) / STATE)
+        state = load_nested(Path(path) / STATE)
+        if sharded := state.get("optimizer_state_dict"):
+            sharded[SCALER] = self.engine.optimizer.loss_scaler  # ZeRO-3 insists on one; the scale is always 1
+        return state
 
     def commit(self, info: CheckpointCommitInfo) -> bool:
         return self.error is None
@@ -63,7 +68,7 @@ def plain(state: Any) -> Any:
 
 def adopt(engine: Any) -> None:
     """Let a DeepSpeed engine write and read safetensors only, and leave no scripts beside them."""
-    engine.checkpoint_engine = Safe()
+    engine.checkpoint_engine = Safe(engine)
     engine._copy_recovery_script = lambda save_path: None
 
 

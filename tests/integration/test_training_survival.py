@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -20,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import survival_world
 import torch
 import train_world as world
+from runtime_world import ALONE, runtime
 
 from balcap.hashing import dir_md5
 from balcap.policy.store import load_policy, save_policy
 from balcap.records import Judgement
 from balcap.training.checkpoint import Checkpointed
+from balcap.training.launch import start
 from balcap.training.manifest import checkpoints, newest
 from balcap.training.run import Trained, train
 from balcap.training.stopping import NotFinite, Stopped
@@ -230,7 +234,7 @@ def files_end_at(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("method", ["_write_model", "_write_shared", "_write", "_finish"])
+@pytest.mark.parametrize("method", ["_write_shared", "_write", "_finish"])
 def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_else(
     base: Path, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -287,3 +291,23 @@ def test_a_checkpoint_is_a_captioner_too(base: Path, tmp_path: Path) -> None:
     save_policy(result.policy, tmp_path / "policy")
     assert dir_md5(tmp_path / "policy") == dir_md5(tmp_path / "checkpoint-8/policy")
     assert load_policy(tmp_path / "checkpoint-8/policy").prompt == "describe"
+
+
+SLOW = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("zero3", "none")]
+
+
+@pytest.mark.parametrize("stage", ["zero2", *SLOW])
+def test_what_befalls_one_rank_ends_all_alike_and_the_run_goes_on(base: Path, tmp_path: Path, stage: str) -> None:
+    (tmp_path / "base").symlink_to(base)
+    there = {**ALONE, **survival_world.launch(stage)}
+    start(runtime(launch=there), [str(survival_world.__file__), str(tmp_path), stage])
+    ends = [json.loads((tmp_path / f"ends-{rank}.json").read_text()) for rank in range(2)]
+    assert ends[0] == ends[1]
+    assert ends[0]["sigterm"] == "Stopped: stopped by SIGTERM; checkpoint-4 is kept, run again to go on"
+    assert re.match(r"NotFinite: step 4, update 1: no finite number: loss, .*checkpoint-4 is kept", ends[0]["nan"])
+    assert "No space left on device; free some space and run again, checkpoint-4 is kept" in ends[0]["full disk"]
+    assert ends[0]["quiet"] == ends[0]["again"] == "finished"
+    assert dir_md5(tmp_path / "policy-quiet") == dir_md5(tmp_path / "policy-disturbed")
+    assert names(tmp_path / "disturbed") == ["checkpoint-4", "checkpoint-8"] and newest(tmp_path / "disturbed")
+    found = {path.suffix for path in (tmp_path / "disturbed/checkpoint-8").rglob("*") if path.is_file()}
+    assert found <= {".safetensors", ".json", ".jinja"}, "no pickles, no scripts"
