@@ -68,7 +68,7 @@ test: $(READY)  ## everything that needs no GPU, no extra server, no browser
 test-slow: $(READY)  ## the long checks: what the embedded default learns, photographs, benchmarks
 	python -m pytest -m slow
 
-test-vllm: $(READY) $(VLLM_READY) $(SMOLLM2)/config.json  ## judges against a real vLLM (some minutes; sets up what it needs)
+test-vllm: $(READY) $(VLLM_READY) $(SMOLLM2)/config.json  ## judges and exported captioners in a real vLLM (some minutes; sets up what it needs)
 	python -m pytest -m vllm tests/serving
 
 ui: $(READY)  ## Prefect and MLflow on loopback, over the state that runs left
