@@ -1,6 +1,7 @@
 """Call A against a real vLLM: a picture goes in, an answer bound to the schema comes out, the prefix cache serves.
 
-The model is a Qwen2.5-VL with random weights: every part of the path is real, what it says is noise.
+The model is a Qwen2.5-VL with random weights, exported as a trained captioner is: every part of the path is real, what
+it says is noise.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from captions import both
 from runtime_world import runtime
 from serve_world import ROOT, Served
 
@@ -62,6 +64,11 @@ def test_a_picture_is_read_and_the_answer_has_the_form_of_the_schema(qwen: Serve
     assert len(assertions) == 2 and all(isinstance(one, Assertion) for one in assertions)
     assert " " not in said.split('"t"')[0]  # no white space that nobody reads
     assert tokens > 50  # one for 28 x 28 pixels each, and the two around them
+
+
+def test_it_captions_as_in_transformers(qwen_folder: Path, qwen: Served) -> None:
+    served, ours = both(qwen_folder, qwen, (224, 168))
+    assert served == ours and all(ours)
 
 
 def test_a_group_of_captions_shares_what_stands_before_them(qwen: Served, tmp_path: Path) -> None:
