@@ -1,0 +1,25 @@
+"""The recipes for real captioners: `balcap plan` lets them pass, and their first comments say what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from balcap.params import load_params
+from balcap.plan import plan
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", ["llava-1.5-7b", "qwen2.5-vl-3b", "qwen2.5-vl-7b"])
+def test_its_plan_fits_and_stands_in_the_first_comment(name: str, tmp_path: Path) -> None:
+    found = plan(load_params(ROOT / "recipes" / f"{name}.yaml"), tmp_path, gpus=8)
+    assert not found.faults
+    said = " ".join((ROOT / "recipes" / f"{name}.yaml").read_text().partition("\nrecipe:")[0].split("\n# "))
+    memory = re.search(r"training, (\d+) GB of each used", said)
+    hours = re.search(r"takes about (\d+) hours of its own", said)
+    assert memory and hours
+    assert float(memory[1]) == pytest.approx(max(found.need.moments.values()) / 1e9, abs=1.0)
+    assert float(hours[1]) == pytest.approx(found.hours, abs=1.0)
