@@ -89,7 +89,7 @@ def start(folder: Path, pairs: int, size: tuple[int, int]) -> dict[str, dict[str
     finally:
         for process in started:
             process.kill()
-    return json.loads((folder / "found.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return json.loads((folder / "found.json").read_text(encoding="utf-8"))
 
 
 def rank(folder: Path, pairs: int, size: tuple[int, int]) -> None:

@@ -66,10 +66,11 @@ def main() -> None:
     judge, mine, theirs, between = measure(parser.parse_args().pairs)
     best = np.maximum(judge - between, 0.0)
     ratio, interval = median_interval(mine / judge)
+    whole, around = median_interval(theirs / judge)
     limit = round(float(np.median(best / judge)) + WITHIN, 4)
     lines = [
         line("exposed", ratio, interval, mine, judge, f"<= {limit} (best + {WITHIN})", ratio <= limit),
-        line("stock", *median_interval(theirs / judge), theirs, judge, "stated", True),
+        line("stock", whole, around, theirs, judge, "stated", True),
     ]
     for found in lines:
         print(json.dumps(found))
