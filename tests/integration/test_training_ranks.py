@@ -152,7 +152,9 @@ def test_ranks_that_end_badly_and_go_on_follow_one_process(
     assert [c.name for c in checkpoints(folder / "work")] == ["checkpoint-3", "checkpoint-4"]
     before, after = (load_policy(path).model.state_dict() for path in (folder.parent / "base", folder / "policy"))
     changed = {name for name in before if not before[name].equal(after[name])}
-    assert changed and not any(name.startswith(tuple(FAMILIES[family]["frozen"])) for name in changed)
+    # What a twin says is noise, worth 0 throughout, and teaches nothing.
+    assert changed or family in twins.FAMILIES
+    assert not any(name.startswith(tuple(FAMILIES[family]["frozen"])) for name in changed)
 
 
 def write_inputs(root: Path) -> None:
