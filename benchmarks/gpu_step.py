@@ -1,0 +1,319 @@
+"""A step of the paper's captioners at their real size: seconds, FLOP/s, memory and the share of each part.
+
+    python benchmarks/gpu_step.py                          on a CUDA machine (80 GB): both 7B captioners
+    python benchmarks/gpu_step.py --size tiny              anywhere: the same code with a few thousand weights
+
+Weights are random, so a caption runs to its greatest length. Weights, gradients and moments are bfloat16, so that one
+card holds what ZeRO spreads over several; the vision tower is frozen, activations are recomputed. Ours and stock TRL
+(rewards that cost nothing) do the same step on the same pictures, one after the other: two do not fit side by side.
+
+step       seconds of a step, ours / stock TRL
+mfu        FLOP/s of the update / FLOP/s of a large matrix product measured in the same run
+generate, logprobs, judge, update, rest       seconds of that part / seconds of the step, ours
+
+FLOP of an update per caption (balcap/plan/work.py): 2 P T + 2 L H T^2 forward for P matrix parameters, T tokens, L
+layers of width H; the same again for activations, in the share that is trained for weights; recomputation does not
+count as useful work. The tower's forward pass counts once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _trainers import ROOT, WORDS, SlowJudge, Turns, instant, median_interval, per_step, pictures, settings
+from transformers import AutoModelForImageTextToText, GenerationConfig, LlavaProcessor, PrinterCallback
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from trl import GRPOTrainer
+
+from balcap.params import Params, load_params
+from balcap.params.train import Train
+from balcap.plan.captioner import llava_7b, qwen_7b
+from balcap.plan.shape import shape
+from balcap.plan.work import update_flops
+from balcap.policy.generate import chat_prompt, forbidden_tokens
+from balcap.policy.processor import ImagesOnly
+from balcap.policy.store import Policy
+from balcap.policy.tokenizer import CHAT_TEMPLATE, bpe_tokenizer
+from balcap.training.clock import Clock
+from balcap.training.config import grpo_config
+from balcap.training.data import dataset
+from balcap.training.judging import Judging
+from balcap.training.run import freeze
+from balcap.training.trainer import CaptionTrainer
+
+CUDA = torch.cuda.is_available()
+FAMILIES = {"llava-1.5-7b": llava_7b, "qwen2.5-vl-7b": qwen_7b}
+TOWERS = {"llava": "model.vision_tower", "qwen2_5_vl": "model.visual"}
+PARTS = ("generate", "logprobs", "judge_exposed", "update")
+QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+TINY = {"hidden_size": 64, "intermediate_size": 128}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+SIZES: dict[str, dict[str, Any]] = {
+    "real": {"side": 448, "captions": 32, "micro": 4, "length": 256, "product": 8192},
+    "tiny": {"side": 112, "captions": 8, "micro": 4, "length": 12, "product": 512},
+}
+WARM_UP = 1
+"""First steps, in which the allocator and AdamW's moments settle; not counted."""
+
+
+class Synced(Clock):
+    """Books work on the part that asked for it: a GPU is waited for wherever one part ends."""
+
+    def _turn(self) -> None:
+        if CUDA:
+            torch.cuda.synchronize()
+        super()._turn()
+
+
+class Steps(Turns):
+    """The sides run one after the other; ``parts`` holds what the trainer's clock says of each step."""
+
+    clock: Clock | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.parts: list[dict[str, float]] = []
+
+    def on_pre_optimizer_step(self, *args: Any, **_: Any) -> None:
+        if self.clock:
+            self._optimizer = self.clock("update")
+            self._optimizer.__enter__()
+
+    def on_optimizer_step(self, *args: Any, **_: Any) -> None:
+        if self.clock:
+            self._optimizer.__exit__(None, None, None)
+
+    def _book(self) -> None:
+        if CUDA:
+            torch.cuda.synchronize()
+        super()._book()
+        if self.clock and self._began:
+            self.parts.append(self.clock.take())
+        elif self.clock:
+            self.clock.restart()
+
+
+def main() -> None:
+    """Measure each captioner, print one line per figure and a last one for all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="real" if CUDA else "tiny")
+    parser.add_argument("--captioner", choices=FAMILIES, action="append", help="default: each")
+    parser.add_argument("--steps", type=int, default=5)
+    asked = parser.parse_args()
+    if asked.size == "real" and not CUDA:
+        parser.error("--size real needs a CUDA GPU with 80 GB; --size tiny runs anywhere")
+    torch.set_num_threads(torch.get_num_threads() if CUDA else 1)
+    found = [measure(name, asked.size, asked.steps) for name in asked.captioner or FAMILIES]
+    for lines, _ in found:
+        for line in lines:
+            print(json.dumps(line))
+    where = torch.cuda.get_device_name() if CUDA else "CPU"
+    print(json.dumps({"benchmark": "gpu_step", "on": where, "seen": [facts for _, facts in found], "holds": True}))
+
+
+def measure(name: str, size: str, steps: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Lines of one captioner, and what is no ratio: tokens per second, memory, parameters."""
+    spec = SIZES[size]
+    train = settings(
+        steps=WARM_UP + steps + 1,
+        global_batch_size=spec["captions"],
+        group_size=4,
+        updates_per_step=2,
+        micro_batch_size=spec["micro"],
+        precision="bfloat16" if CUDA else "float32",
+        gradient_checkpointing=True,
+        judge_deadline=600.0,
+        frozen=[],
+    )
+    train = train.model_copy(update={"sampling": train.sampling.model_copy(update={"max_new_tokens": spec["length"]})})
+    policy = captioner(name, size, spec["length"])
+    train = train.model_copy(update={"frozen": (TOWERS[policy.model.config.model_type],)})
+    counts = shape(policy.model.config, train, spec["side"])
+    mine, memory = run(train, policy, spec, ours)
+    del policy
+    theirs, other_memory = run(train, captioner(name, size, spec["length"]), spec, stock)
+    label = f"gpu_step/{name}" + ("" if size == "real" else " (tiny)")
+    walls, stocks = (np.array(side.wall[WARM_UP:]) for side in (mine, theirs))
+    flops = spec["captions"] * update_flops(useful(train), counts, 16, spec["length"])
+    updates = np.array([step["update"] for step in mine.parts[WARM_UP:]])
+    lines = [line(f"{label}: step", walls, stocks)]
+    lines.append(line(f"{label}: mfu", flops / updates / 1e12, np.full(len(updates), peak(spec["product"]) / 1e12)))
+    rest = walls - sum(np.array([step.get(part, 0.0) for step in mine.parts[WARM_UP:]]) for part in PARTS)
+    for part in PARTS:
+        spent = np.array([step.get(part, 0.0) for step in mine.parts[WARM_UP:]])
+        lines.append(line(f"{label}: {part.removesuffix('_exposed')}", spent, walls))
+    lines.append(line(f"{label}: rest", rest, walls))
+    tokens = spec["captions"] * spec["length"]
+    return lines, {
+        "captioner": name,
+        "size": size,
+        "parameters": counts.total,
+        "trained": counts.trained,
+        "caption_tokens_per_second": round(tokens / float(np.median(walls)), 1),
+        "trained_tokens_per_second": round(
+            spec["captions"] * (counts.image_tokens + 16 + spec["length"]) / float(np.median(walls)), 1
+        ),
+        "peak_gb": {"ours": round(memory, 2), "stock": round(other_memory, 2)},
+    }
+
+
+def useful(train: Train) -> Params:
+    """The parameters for counting: recomputed activations are no useful work."""
+    params = load_params(ROOT / "recipes/embedded.yaml")
+    return params.model_copy(update={"train": train.model_copy(update={"gradient_checkpointing": False})})
+
+
+def captioner(name: str, size: str, length: int) -> Policy:
+    """A captioner of that shape with random weights, on the GPU if there is one."""
+    config: Any = FAMILIES[name]()
+    qwen = config.model_type == "qwen2_5_vl"
+    words = bpe_tokenizer([" ".join(WORDS)], 400)
+    if qwen:
+        words.add_tokens(list(QWEN_TOKENS), special_tokens=True)
+        words.chat_template = CHAT_TEMPLATE.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
+    if size == "tiny":
+        _shrink(config, len(words))
+    _name_tokens(config, words, qwen)
+    torch.manual_seed(0)
+    with torch.device("cuda" if CUDA else "cpu"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16 if CUDA else torch.float32)
+    end, pad = words.eos_token_id, words.pad_token_id
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad, suppress_tokens=[end, pad])
+    return Policy(model, _processor(config, words, qwen), "describe", restore_capitals=False, max_new_tokens=length)
+
+
+def _shrink(config: Any, vocabulary: int) -> None:
+    text, vision = config.get_text_config(), config.vision_config
+    changes: dict[str, Any] = {**TINY, **HEADS, "num_hidden_layers": 2, "vocab_size": vocabulary}
+    if config.model_type == "llava":
+        changes["num_key_value_heads"] = 2
+        tower: dict[str, Any] = {**TINY, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56}
+        config.image_seq_length = 16
+    else:
+        changes["rope_parameters"] = {**text.rope_parameters, "mrope_section": [4, 6, 6]}
+        changes["layer_types"] = ["full_attention"] * 2
+        tower = {**TINY, "depth": 2, "num_heads": 2, "out_hidden_size": 64, "fullatt_block_indexes": [1]}
+    changes["head_dim"] = 32
+    for part, values in ((text, changes), (vision, tower)):
+        for key, value in values.items():
+            setattr(part, key, value)
+
+
+def _name_tokens(config: Any, words: Any, qwen: bool) -> None:
+    text = config.get_text_config()
+    text.bos_token_id, text.eos_token_id, text.pad_token_id = words.bos_token_id, words.eos_token_id, words.pad_token_id
+    if not qwen:
+        config.image_token_index = config.image_token_id = words.convert_tokens_to_ids("<image>")
+        return
+    for token in QWEN_TOKENS:
+        key = token.strip("<|>").replace("_pad", "") + "_token_id"
+        setattr(config, key, words.convert_tokens_to_ids(token))
+
+
+def _processor(config: Any, words: Any, qwen: bool) -> Any:
+    vision = config.vision_config
+    if qwen:
+        seen = Qwen2VLImageProcessorPil(patch_size=vision.patch_size, merge_size=vision.spatial_merge_size)
+        return ImagesOnly(seen, words, chat_template=words.chat_template)
+    square = {"height": vision.image_size, "width": vision.image_size}
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size=square, crop_size=square, do_center_crop=False),
+        tokenizer=words,
+        patch_size=vision.patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=words.chat_template,
+    )
+
+
+def run(train: Any, policy: Policy, spec: dict[str, Any], build: Callable[..., GRPOTrainer]) -> tuple[Steps, float]:
+    """One side's steps, and the most memory that it took (GB; on CPU the process's, which both sides share)."""
+    turns = Steps(train.updates_per_step)
+    freeze(policy.model, train.frozen)
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory(prefix="balcap-bench-") as folder:
+        trainer = build(train, policy, spec, Path(folder), turns)
+        turns.start(trainer, torch.get_num_threads())
+        for _ in range(train.steps):
+            turns.phase()
+    highest = torch.cuda.max_memory_allocated() if CUDA else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    del trainer
+    gc.collect()
+    if CUDA:
+        torch.cuda.empty_cache()
+    return turns, highest / 1e9
+
+
+def _common(train: Any, policy: Policy, spec: dict[str, Any], work: Path) -> tuple[Any, Any, Any]:
+    """Settings, rows and pictures of both sides."""
+    shown = pictures(2 * per_step(train), spec["side"], spec["side"])
+    config = replace(grpo_config(train, work, forbidden_tokens(policy)), generation_batch_size=None, save_strategy="no")
+    rows = dataset([p.sample for p in shown], chat_prompt(policy), per_step(train), train.steps, train.seed)
+    return config, rows, shown
+
+
+def ours(train: Any, policy: Policy, spec: dict[str, Any], work: Path, turns: Steps) -> GRPOTrainer:
+    """Our trainer with a judge that answers at once."""
+    config, rows, shown = _common(train, policy, spec, work)
+    judging = Judging(SlowJudge(), train)
+    trainer = CaptionTrainer(policy, train, config, rows, {p.sample.image_id: p for p in shown}, judging, [turns])
+    trainer.clock = turns.clock = Synced()
+    return trainer
+
+
+def stock(train: Any, policy: Policy, spec: dict[str, Any], work: Path, turns: Steps) -> GRPOTrainer:
+    """TRL's trainer with GDPO as TRL has it."""
+    config, rows, _ = _common(train, policy, spec, work)
+    config = replace(config, generation_batch_size=None, multi_objective_aggregation="normalize_then_sum")
+    functions = list(instant(tuple(train.reward_weights)))
+    trainer = GRPOTrainer(
+        policy.model, functions, config, train_dataset=rows, processing_class=policy.processor, callbacks=[turns]
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def peak(side: int) -> float:
+    """FLOP/s of a square matrix product in the precision of training."""
+    device, dtype = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)
+    left = torch.ones(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(12):
+        begun = time.perf_counter()
+        left @ left
+        if CUDA:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begun)
+    return 2.0 * side**3 / best
+
+
+def line(name: str, ours_: np.ndarray, against: np.ndarray) -> dict[str, Any]:
+    """One figure: the median of the steps' ratios."""
+    few = min(len(ours_), len(against))
+    ratio, interval = median_interval(ours_[:few] / against[:few])
+    return {
+        "benchmark": name,
+        "ratio": round(ratio, 4),
+        "interval": interval,
+        "ours": round(float(np.median(ours_)), 4),
+        "against": round(float(np.median(against)), 4),
+        "goal": "stated",
+        "holds": True,
+    }
+
+
+if __name__ == "__main__":
+    main()
