@@ -113,7 +113,7 @@ class Lora(Strict):
     """Low-rank adapters are trained in place of the weights, and merged into them at the end."""
 
     rank: PositiveInt
-    alpha: PositiveFloat
+    alpha: PositiveInt
     """The adapters' product is scaled by alpha / rank."""
     dropout: float = Field(ge=0.0, lt=1.0)
     targets: tuple[str, ...] = Field(strict=False, min_length=1)

@@ -13,7 +13,7 @@ from balcap.params.train import Lora
 from balcap.plan.memory import Need, Planner
 
 GB = 1e9
-LORA = Lora(rank=16, alpha=32.0, dropout=0.05, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
+LORA = Lora(rank=16, alpha=32, dropout=0.05, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
 
 
 def changed(params: Params, train: dict[str, Any] | None = None, launch: dict[str, Any] | None = None) -> Params:

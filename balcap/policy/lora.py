@@ -43,8 +43,7 @@ def lora_config(model: torch.nn.Module, lora: Lora | None, frozen: Sequence[str]
         if target not in layers or target == HEAD:
             raise PolicyError(_no_target(target, layers, frozen))
     names = [name for target in lora.targets for name in layers[target]]
-    alpha: Any = lora.alpha  # peft says int, and divides it by the rank
-    return LoraConfig(r=lora.rank, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=names)
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
 
 
 def save_adapters(model: PeftModel, folder: Path, weights: dict[str, Any] | None = None) -> None:

@@ -26,7 +26,7 @@ from balcap.plan.work import judge_calls, units
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 LLAVA = load_params(RECIPES / "llava-1.5-7b.yaml")
-LORA = {"rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+LORA = {"rank": 8, "alpha": 16, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
 
 
 def llava(**train: Any) -> Params:

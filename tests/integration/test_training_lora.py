@@ -17,7 +17,7 @@ from balcap.training import trainer as trainer_room
 from balcap.training.checkpoint import checkpoints
 from balcap.training.run import Trained, train
 
-LORA: dict[str, Any] = {"rank": 4, "alpha": 6.0, "dropout": 0.0, "targets": ["q_proj", "down_proj", "linear_1"]}
+LORA: dict[str, Any] = {"rank": 4, "alpha": 6, "dropout": 0.0, "targets": ["q_proj", "down_proj", "linear_1"]}
 SCALE = 6.0 / 4
 SETTINGS: dict[str, Any] = {"lora": LORA, "save_every": 1}
 

@@ -42,7 +42,7 @@ stages:
 """
 GATHERED = ("reward", "length", "text", "judge", "advantage")
 TOWER = "model.vision_tower"
-LORA = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
 ENDS: dict[str, tuple[type[Exception], str]] = {
     "die": (RankFailed, r"^rank 1 of 2 \(process \d+\) was ended by SIGKILL.*run again to go on"),
     "hang": (TrainingError, r"^train\.judge .* unknown in step 3.*\(deadline: .*checkpoint-2 is kept"),
