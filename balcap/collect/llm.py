@@ -5,13 +5,14 @@
 
 The instruction is that of ``prompts/caption.md``, or of the picture's own record in a file (paper: ShareGPT4V's own
 prompts), which is sent as it stands. Pictures are asked about ahead of their turn, as many as ``runtime.serving`` lets
-be under way; answers are kept for good (``balcap.llm.cache``), so that a killed run asks nothing twice. A caption that
-is refused, empty, cut off or out of form is a picture without a reference, with the reason, and never an empty one; so
-is one whose split fails.
+be under way; answers are kept, up to 2 GB (``balcap.llm.cache``), so that a killed run asks nothing twice. A caption
+that is refused, empty, cut off or out of form is a picture without a reference, with the reason, and never an empty one;
+so is one whose split fails, or that took longer than all its calls together may.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
@@ -74,10 +75,13 @@ class LlmWriter:
         """The picture's reference, or why it has none."""
         shown = Shown(sample)
         try:
-            caption = await self._caption(sample, shown)
-            units = await self._units(caption, shown)
+            async with asyncio.timeout(LONGEST):  # of both calls together, for which the caller waits once
+                caption = await self._caption(sample, shown)
+                units = await self._units(caption, shown)
         except Unwritten as why:
             return why
+        except TimeoutError:
+            return Unwritten("deadline")
         name = f"llm {self.params.model}@{self.params.model_revision}"
         return [Reference(sample.image_id, caption, units, name, self.made)]
 

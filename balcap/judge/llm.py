@@ -10,7 +10,7 @@ Per caption up to three calls, and one per question and round; each is made only
     answer       caption, question         -> an option; its order changes with each round
 
 A picture with its captions is one unit of work. Equal captions are judged once; what comes before the caption is the
-same bytes for the whole group, so that the server's prefix cache serves it; raw answers are cached for good
+same bytes for the whole group, so that the server's prefix cache serves it; raw answers are cached
 (``cache.py``), so that another rule of scoring asks nothing again. Captions are untrusted: they travel inside JSON
 strings (``prompts.py``), one call each, so that none can touch another's verdicts.
 """

@@ -4,7 +4,7 @@
     ask = asking.new("recall", prompt, {"units": {"1": "A cat."}, "caption": "A dog."}, 64, form)
     parts = await asking.parts([ask], Shown(sample))                 # {ask.key: (False,)}; None for what failed
 
-Raw answers are cached for good (``cache.py``) and read by the question's form; an answer out of form is asked for once
+Raw answers are cached (``cache.py``, up to 2 GB) and read by the question's form; an answer out of form is asked for once
 more, warmer, and never kept. What fails is ``None`` and counted under its reason.
 """
 

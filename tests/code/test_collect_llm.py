@@ -242,6 +242,12 @@ def test_one_that_stalls_holds_nobody_else_up(server: BadServer) -> None:
     assert reasons(results) == {0: "caption: timeout"} and len(captions(results)) == 11
 
 
+def test_caption_and_split_share_one_deadline(server: BadServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balcap.collect.llm.LONGEST", 1.0)
+    server.rule = lambda asked: "stall" if asked.kind == "split" else None
+    assert reasons(written(server, SAMPLES[:1], splitter=BY_MODEL)) == {0: "deadline"}
+
+
 def test_an_endpoint_that_is_not_there_is_a_reason(server: BadServer) -> None:
     server.die()
     assert set(reasons(written(server)).values()) == {"caption: no endpoint"}
