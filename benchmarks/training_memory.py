@@ -1,4 +1,4 @@
-"""Memory of the training process, at step 220 against step 20, on the embedded default.
+"""Memory of the training process, at its last step against step 20, on the embedded default.
 
     make demo && python benchmarks/training_memory.py [--steps 220]
 
@@ -55,7 +55,7 @@ def main() -> None:
     if steps < EARLY + 2 * WINDOW:
         sys.exit(f"error: --steps {steps}: at least {EARLY + 2 * WINDOW}, so that both sides lie apart")
     seen = np.array(measure(steps))
-    found = line(seen[EARLY - WINDOW // 2 : EARLY + WINDOW // 2], seen[-WINDOW:])
+    found = line(seen[EARLY - WINDOW // 2 : EARLY + WINDOW // 2], seen[-WINDOW:], steps)
     print(json.dumps(found))
     print(json.dumps({"benchmark": "training_memory", "holds": found["holds"]}))
 
@@ -74,13 +74,13 @@ def measure(steps: int) -> list[float]:
     return run.seen
 
 
-def line(early: np.ndarray, late: np.ndarray) -> dict[str, Any]:
+def line(early: np.ndarray, late: np.ndarray, steps: int) -> dict[str, Any]:
     """The goal's line."""
     rng = np.random.default_rng(0)
     means = [side[rng.integers(0, len(side), (10_000, len(side)))].mean(axis=1) for side in (late, early)]
     ratio = float(late.mean() / early.mean())
     return {
-        "benchmark": "training_memory/step 220 to step 20",
+        "benchmark": f"training_memory/step {steps} to step {EARLY}",
         "ratio": round(ratio, 4),
         "interval": [round(float(q), 4) for q in np.quantile(means[0] / means[1], [0.025, 0.975])],
         "ours": round(float(late.mean()), 1),
