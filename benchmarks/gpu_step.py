@@ -40,7 +40,7 @@ from trl import GRPOTrainer
 from balcap.params import Params, load_params
 from balcap.params.train import Train
 from balcap.plan.captioner import llava_7b, qwen_7b
-from balcap.plan.shape import shape
+from balcap.plan.shape import TOWERS, shape
 from balcap.plan.work import update_flops
 from balcap.policy.generate import chat_prompt, forbidden_tokens
 from balcap.policy.processor import ImagesOnly
@@ -55,7 +55,6 @@ from balcap.training.trainer import CaptionTrainer
 
 CUDA = torch.cuda.is_available()
 FAMILIES = {"llava-1.5-7b": llava_7b, "qwen2.5-vl-7b": qwen_7b}
-TOWERS = {"llava": "model.vision_tower", "qwen2_5_vl": "model.visual"}
 PARTS = ("generate", "logprobs", "judge_exposed", "update")
 QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 TINY = {"hidden_size": 64, "intermediate_size": 128}
