@@ -30,10 +30,12 @@ STUB = """#!/bin/bash
 echo "$(basename "$0") $*" >> {log}
 """
 SRUN = """echo "at $MASTER_ADDR:$MASTER_PORT" >> {log}
-trap 'sleep 0.2; echo "saved" >> {log}; exit 1' TERM
-touch {ready}
+trap 'echo "srun was ended" >> {log}; exit 143' TERM
+trap 'sleep 0.2; echo "saved" >> {log}; exit {code}' USR1
+echo $$ > {ready}.tmp && mv {ready}.tmp {ready}
 while true; do sleep 0.05; done
 """
+"""A signal to srun itself ends the tasks; USR1 stands for what scancel sends to the tasks alone."""
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -64,6 +66,9 @@ def test_the_pods_of_the_job_find_each_other() -> None:
     mounted = {one["name"] for one in container["volumeMounts"]}
     assert mounted == {one["name"] for one in pod["spec"]["volumes"]}
     assert container["command"] == ["python", "-m", "steps.train"]
+    # A pod begun anew beside one of the old group would meet nobody: all end with the first that fails.
+    assert spec["backoffLimit"] == 0 and "podFailurePolicy" not in spec
+    assert pod["spec"]["shareProcessNamespace"], "to process 1 the kernel gives no signal that it has no handler for"
 
 
 def options() -> dict[str, str]:
@@ -81,23 +86,31 @@ def test_slurm_script_is_bash_and_uses_known_options() -> None:
     assert asked and int(asked[1]) > SAVE_SECONDS
 
 
-def test_slurm_job_waits_for_its_checkpoint_and_queues_itself_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [1, 0])
+def test_slurm_job_waits_for_its_checkpoint_and_queues_itself_again_unless_done(tmp_path: Path, code: int) -> None:
     log, ready = tmp_path / "log", tmp_path / "ready"
-    programs = {"srun": STUB + SRUN, "scontrol": STUB + "[ $1 = show ] && printf 'first\\nsecond\\n'; true"}
+    programs = {
+        "srun": SRUN,
+        "scancel": "kill -USR1 $(cat {ready})",
+        "scontrol": "[ $1 = show ] && printf 'first\\nsecond\\n'; true",
+    }
     for name, text in programs.items():
-        (tmp_path / name).write_text(text.replace("{log}", str(log)).replace("{ready}", str(ready)))
+        text = (STUB + text).replace("{log}", str(log)).replace("{ready}", str(ready)).replace("{code}", str(code))
+        (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "20007"}
     job = subprocess.Popen(["bash", str(SCRIPT)], cwd=tmp_path, env={**env, "SLURM_JOB_NODELIST": "nodes"})
     deadline = time.monotonic() + 60
-    while not ready.exists() and time.monotonic() < deadline:
+    while not ready.exists():
+        assert job.poll() is None and time.monotonic() < deadline, "srun was not started"
         time.sleep(0.02)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(60) != 0
+    assert job.wait(60) == code
     assert log.read_text().splitlines() == [
         "scontrol show hostnames nodes",
         "srun --kill-on-bad-exit=1 bash -c NODE_RANK=$SLURM_NODEID exec python -m steps.train",
         "at first:20007",
+        "scancel --signal=TERM 20007.0",
         "saved",
-        "scontrol requeue 20007",
+        *(["scontrol requeue 20007"] if code else []),
     ]
