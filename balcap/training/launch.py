@@ -64,7 +64,7 @@ def start(runtime: Runtime, arguments: Sequence[str]) -> None:
     """Run ``train_python *arguments`` once per rank of this machine and wait for all.
 
     Raises :class:`TrainingError` (what a rank explained) or :class:`RankFailed`. A signal goes to the ranks, which get
-    :data:`SAVE_SECONDS` for a checkpoint and their explanation; without one this process ends by the signal.
+    :data:`SAVE_SECONDS` for a checkpoint and their explanation; without one this process ends by the signal if it can.
     """
     python = _interpreter(runtime.train_python)
     launch = runtime.launch
@@ -85,6 +85,8 @@ def start(runtime: Runtime, arguments: Sequence[str]) -> None:
                 raise TrainingError(_said(json.loads(told[0].read_text())["message"])) from None
     if ended is not None:
         os.kill(os.getpid(), ended)  # for the stage's own handler, which is in its place again
+        # Still here: nobody handles it, and in a container the kernel ends no process 1 by a signal.
+        raise RankFailed(f"ended by {ended.name}, and no rank had anything to keep; run again")
 
 
 def _interpreter(configured: str | None) -> str:

@@ -34,11 +34,13 @@ def body():
 run_rank(body, (TrainingError,))
 """
 STAGE = """
-import sys
+import signal, sys
 sys.path[:0] = [TESTS]
 from runtime_world import ALONE, runtime
 from balcap.training.launch import start
 settings = {**ALONE, "nodes": NODES, "processes": 2 // NODES}
+if DEAF:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 start(runtime(launch=settings), [sys.argv[1], sys.argv[2]])
 """
 TESTS = Path(__file__).parents[1]
@@ -71,9 +73,9 @@ def gone(folder: Path) -> bool:
     return not any(psutil.pid_exists(pid) for pid in pids(folder))
 
 
-def stage(folder: Path, body: str, nodes: int = 1, **env: str) -> subprocess.Popen[str]:
-    """A process of its own that starts the ranks, as stage `train` does."""
-    text = STAGE.replace("TESTS", repr(str(TESTS))).replace("NODES", str(nodes))
+def stage(folder: Path, body: str, nodes: int = 1, deaf: bool = False, **env: str) -> subprocess.Popen[str]:
+    """A process of its own that starts the ranks, as stage `train` does; ``deaf`` to SIGTERM as a process 1 is."""
+    text = STAGE.replace("TESTS", repr(str(TESTS))).replace("NODES", str(nodes)).replace("DEAF", str(deaf))
     return subprocess.Popen(
         [sys.executable, "-c", text, *program(folder, body)],
         env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -119,6 +121,15 @@ def test_sigterm_reaches_the_ranks_and_their_explanation_the_stage(tmp_path: Pat
     process.terminate()
     output, _ = process.communicate(timeout=PATIENCE)
     assert output.strip().endswith("TrainingError: checkpoint-4 is kept") and process.returncode == 1
+    assert gone(tmp_path)
+
+
+def test_a_stage_that_no_signal_ends_fails_when_its_ranks_had_nothing_to_say(tmp_path: Path) -> None:
+    process = stage(tmp_path, "time.sleep(600)", deaf=True)
+    until(lambda: len(pids(tmp_path)) == 2)
+    process.terminate()
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert "RankFailed: ended by SIGTERM, and no rank had anything to keep" in output and process.returncode == 1
     assert gone(tmp_path)
 
 
