@@ -1,6 +1,6 @@
 """Paused runs, each kept as a git commit until it is resumed: what a resumed run needs to be the same run.
 
-    refs/balcap/paused/NAME   the worktree's files; the message holds what was asked, and the checkout's marks
+    refs/balcap/paused/NAME   the worktree's files; the message: what was asked, the checkout's marks, what is done
       its parent              the checkout's tracked files when the run started
         its parent            the commit that both stand on
 
@@ -29,6 +29,8 @@ class Paused:
 
     asked: str
     marks: dict[str, str | None]
+    finished: frozenset[str]
+    """Stages that are done and that ``--force`` does not run again."""
     baseline: str
     origin: str
     """Tree of the checkout."""
@@ -48,11 +50,12 @@ def keep(
     extra: Iterable[str],
     asked: str,
     marks: Mapping[str, str | None],
+    finished: Iterable[str],
 ) -> None:
     """Keep the worktree ``root``: its tracked files, changed or not, and ``extra`` ones where they exist."""
     files = [path for path in extra if (root / path).exists()]
     began = commit(checkout, origin, baseline, f"balcap run {name}: the checkout it started in")
-    message = json.dumps({"asked": asked, "marks": dict(marks)})
+    message = json.dumps({"asked": asked, "marks": dict(marks), "finished": sorted(finished)})
     git(checkout, "update-ref", REFS + name, commit(checkout, snapshot(root, files), began, message))
 
 
@@ -65,6 +68,7 @@ def recall(checkout: Path, name: str) -> Paused:
     return Paused(
         kept["asked"],
         kept["marks"],
+        frozenset(kept["finished"]),
         baseline=git(checkout, "rev-parse", f"{ref}~2"),
         origin=git(checkout, "rev-parse", f"{ref}~1^{{tree}}"),
         tree=git(checkout, "rev-parse", f"{ref}^{{tree}}"),
@@ -78,6 +82,6 @@ def names(checkout: Path) -> list[str]:
 
 
 def forget(checkout: Path, name: str) -> None:
-    """A run of this name has ended well, or was begun anew."""
+    """The paused run of this name has ended well, or another one has taken its name."""
     if name in names(checkout):
         git(checkout, "update-ref", "-d", REFS + name)

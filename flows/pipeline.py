@@ -56,10 +56,10 @@ class RunResult(BaseModel):
 
 
 def _run_name() -> str:
-    """The name that was asked for, or the flow run's own; another one if an experiment is already called that."""
+    """The name that was asked for, or the flow run's own; another one if an experiment or a paused run has that."""
     asked = runtime.flow_run.parameters["params"].name
     name = asked or runtime.flow_run.name or generate_slug(2)
-    while not asked and _dvc.experiments(Path.cwd(), name):
+    while not asked and (_dvc.experiments(Path.cwd(), name) or name in _paused.names(Path.cwd())):
         name = generate_slug(2)
     return name
 
@@ -73,6 +73,8 @@ def pipeline(params: RunRequest) -> RunResult | State[Any]:
         resolved = check(checkout, params)
         paused = _paused.recall(checkout, name) if params.resume else None
         with worktree(checkout, name, paused) as tree:  # only now the name is this run's own
+            if not paused:
+                _paused.forget(checkout, name)
             return _tracked(name, resolved, lambda: _in_worktree(tree, checkout, name, params, paused))
     except (ParamsError, _dvc.OverrideError, NameTaken, _paused.NotPaused, _dvc.DvcFault, GitFault) as error:
         return Failed(message=str(error))
@@ -110,7 +112,7 @@ def _in_worktree(
     every, stages = _dvc.plan(tree.root), _dvc.plan(tree.root, request.targets)
     belonging, before = _bring_in(tree, every, paused)
     _dvc.checkout(tree.root)
-    run = Run(request, params, tree, name, stages, resumed=paused is not None)
+    run = Run(request, params, tree, name, stages, paused)
     watcher().planned(name, stages)
     for stage in stages:
         state = _start(run, stage)
@@ -156,6 +158,7 @@ def _keep(run: Run, every: Sequence[Planned], belonging: Sequence[str], before: 
         extra=extra,
         asked=run.request.model_dump_json(exclude_unset=True),
         marks=before,
+        finished=run.finished,
     )
 
 

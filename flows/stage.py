@@ -26,6 +26,7 @@ from balcap.tracking import find_producer
 from balcap.training import pause
 from flows import _dvc, _process, _report
 from flows._dvc import Planned
+from flows._paused import Paused
 from flows._worktree import Worktree, environment
 from flows.events import watcher
 from flows.request import RunRequest
@@ -48,12 +49,21 @@ class Run:
     tree: Worktree
     name: str
     stages: Sequence[Planned]
-    resumed: bool
+    paused: Paused | None
+    """What it goes on from."""
     outcomes: dict[str, State[Any]] = field(default_factory=dict)
 
     @property
     def verdicts(self) -> dict[str, tuple[str, str]]:
         return {stage: (state.name or "", state.message or "") for stage, state in self.outcomes.items()}
+
+    @property
+    def finished(self) -> list[str]:
+        return [stage for stage, state in self.outcomes.items() if state.is_completed()]
+
+    def forced(self, stage: Planned) -> bool:
+        """Whether it runs in any case: a resumed run repeats nothing that was done before its pause."""
+        return self.request.force and not (self.paused and stage.name in self.paused.finished)
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False)
@@ -63,7 +73,7 @@ def run_stage(run: Run, stage: Planned) -> State[Any]:
     reason = _dvc.why(run.tree.root, stage.name)
     before = _report.metric_values(run.tree.root, stage)
     tail: deque[str] = deque(maxlen=TAIL)
-    if reason is None and not run.request.force:
+    if reason is None and not run.forced(stage):
         state: State[Any] = Completed(name="Cached", message="nothing it depends on changed")
     else:
         state = _reproduce(run, stage, reason or "it was forced", tail)
@@ -102,7 +112,7 @@ def _reproduce(run: Run, stage: Planned, reason: str, tail: deque[str]) -> State
         logger.info(line)
         watcher().line(stage.name, line)
 
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", *(["--force"] if run.request.force else [])]
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", *(["--force"] if run.forced(stage) else [])]
     try:
         code = _process.run(
             [*command, stage.name],
@@ -140,7 +150,7 @@ def _environment(run: Run) -> dict[str, str]:
     """As ``dvc exp run`` tells a stage its experiment, where the flow run is found, and whether somebody resumed it."""
     return environment(
         sys.executable,
-        **({pause.RESUME: "1"} if run.resumed else {}),
+        **({pause.RESUME: "1"} if run.paused else {}),
         DVC_EXP_NAME=run.name,
         DVC_EXP_BASELINE_REV=run.tree.baseline,
         BALCAP_FLOW_RUN_ID=str(runtime.flow_run.id),

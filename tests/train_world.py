@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from balcap.policy.build import build_tiny
 from balcap.policy.store import Policy, save_policy
 from balcap.policy.tokenizer import word_tokenizer
 from balcap.records import Assertion, Caption, Judgement, Question, Reference, Sample
+from balcap.records_io import IMAGES, write_questions, write_references, write_table
 
 WORDS = ("a", "red", "green", "blue", "stripe", "field", "left", "right", "up", "down", "very", "is", "here", "and")
 TINY = TinyModel(
@@ -129,6 +131,22 @@ def base(folder: Path) -> Path:
     model, processor = build_tiny(TINY, word_tokenizer(WORDS, "describe"), seed=0)
     save_policy(Policy(model, processor, "describe", restore_capitals=True, max_new_tokens=12), folder)
     return folder
+
+
+def write_inputs(root: Path) -> None:
+    """What stage ``train`` reads, at its places below ``root``: pictures, references, an untrained captioner."""
+    samples, references = data()
+    (root / "data/images").mkdir(parents=True)
+    for split in ("eval", "train"):
+        rows = [
+            {**dataclasses.asdict(one), "width": 32, "height": 32, "meta": "{}"}
+            for one in sorted(samples, key=lambda one: one.image_id)
+            if one.split == split
+        ]
+        write_table(root / f"data/images/{split}-00000.parquet", rows, IMAGES)
+    write_references(root / "data/references.parquet", references.values())
+    write_questions(root / "data/questions.parquet", [])
+    base(root / "models/base")
 
 
 class Tracked:

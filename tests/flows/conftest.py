@@ -91,6 +91,9 @@ if train["seed"] == 15:  # hangs, with a child that hangs too
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
     write(os.environ["RAN"] + ".pids", f"{os.getpid()} {child.pid}")
     time.sleep(1000)
+if "PAUSES" in os.environ and "BALCAP_RESUME" not in os.environ:
+    write(os.environ["BALCAP_WORK"] + "/train/key/paused.json", json.dumps({"run": os.environ["DVC_EXP_NAME"]}))
+    sys.exit(75)
 images = sorted(Path("data/images").iterdir())
 write("models/policy/weights.txt", f"{train['seed']} {len(images)}")
 write("reports/train/summary.json", json.dumps({"reward": train["reward_weights"]["recall"] / 10}))

@@ -61,29 +61,11 @@ def parameters() -> dict[str, Any]:
     return params
 
 
-def write_inputs(root: Path) -> None:
-    """Pictures, references and a captioner that was never trained."""
-    import train_world as world
-
-    from balcap.records_io import IMAGES, write_questions, write_references, write_table
-
-    samples, references = world.data()
-    (root / "data/images").mkdir(parents=True)
-    for split in ("eval", "train"):
-        rows = [
-            {"image_id": s.image_id, "image": s.image, "width": 32, "height": 32, "split": split, "source": s.source,
-             "license": s.license, "meta": "{}"}
-            for s in sorted(samples, key=lambda s: s.image_id) if s.split == split
-        ]  # fmt: skip
-        write_table(root / f"data/images/{split}-00000.parquet", rows, IMAGES)
-    write_references(root / "data/references.parquet", references.values())
-    write_questions(root / "data/questions.parquet", [])
-    world.base(root / "models/base")
-
-
 @pytest.fixture
 def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository whose stage `train` is the project's own, and the working directory."""
+    import train_world as world
+
     from balcap.workspace import main_checkout
 
     root = tmp_path / "training"
@@ -93,7 +75,7 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "params.yaml").write_text(yaml.safe_dump(parameters(), sort_keys=False))
     (root / ".gitignore").write_text("__pycache__/\n/.work/\n/.runs/\n/.prefect/\n/mlruns/\n")
     (root / ".dvcignore").write_text("__pycache__\n")
-    write_inputs(root / "inputs")
+    world.write_inputs(root / "inputs")
     sh("git", "init", "--quiet", "--initial-branch", "main", cwd=root)
     dvc("init", "--quiet", cwd=root)
     sh("git", "add", ".", cwd=root)
@@ -186,6 +168,7 @@ def test_a_paused_run_has_its_own_files_whatever_changes_in_the_checkout(done: P
         _paused.keep(
             done, "night", root=tree.root, baseline=tree.baseline, origin=tree.tree,
             extra=["params.yaml", "dvc.lock", *extra], asked=asked.model_dump_json(exclude_unset=True), marks=before,
+            finished=["prepare"],
         )  # fmt: skip
         began = tree
     (done / "rooms/new.py").unlink()
@@ -193,6 +176,7 @@ def test_a_paused_run_has_its_own_files_whatever_changes_in_the_checkout(done: P
     sh("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-am", "Go on", cwd=done)
     paused = _paused.recall(done, "night")
     assert RunRequest.model_validate_json(paused.asked) == asked and paused.marks == before
+    assert paused.finished == {"prepare"}
     assert "recipe: night" in paused.params
     with worktree(done, "night", paused) as tree:
         link(tree, stages)
@@ -203,6 +187,38 @@ def test_a_paused_run_has_its_own_files_whatever_changes_in_the_checkout(done: P
     _paused.forget(done, "night")
     with pytest.raises(_paused.NotPaused, match="no run called night is paused; paused are: none"):
         _paused.recall(done, "night")
+
+
+@pytest.fixture
+def pausing(done: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The small pipeline, whose training pauses until somebody resumes it."""
+    monkeypatch.setenv("BALCAP_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("PAUSES", "1")
+    return done
+
+
+def test_what_was_forced_and_finished_is_not_repeated(
+    pausing: Path, run: Callable[..., Any], executed: Callable[[], list[str]]
+) -> None:
+    assert run(name="night", force=True).name == "Paused"
+    assert executed() == ["prepare", "train"]
+    resumed = run(name="night", resume=True)
+    assert resumed.is_completed(), resumed.message
+    assert executed() == ["train", "evaluate"]
+    assert resumed.result().stages["prepare"] == ("Cached", "nothing it depends on changed")
+    assert resumed.result().stages["evaluate"] == ("Completed", "ran because it was forced")
+
+
+def test_a_run_that_takes_the_name_of_a_paused_one_takes_its_place_though_it_fails(
+    pausing: Path, run: Callable[..., Any]
+) -> None:
+    assert run(name="night", force=True, targets=["train"]).name == "Paused"
+    assert run(name="night", overrides=["train.seed=12.5"], force=True).is_failed()
+    assert _paused.names(pausing) == ["night"], "one that never began takes nothing"
+    failed = run(name="night", overrides=["train.seed=13"], force=True, targets=["train"])
+    assert failed.is_failed() and "nothing to learn from" in failed.message
+    assert _paused.names(pausing) == []
+    assert "no run called night is paused" in run(name="night", resume=True).message
 
 
 def test_the_command_line(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ For each ZeRO stage a run of recorded rollouts meets a bad end in its third step
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -25,7 +24,6 @@ import yaml
 from runtime_world import ALONE, runtime
 
 from balcap.policy.store import load_policy
-from balcap.records_io import IMAGES, write_questions, write_references, write_table
 from balcap.training.data import TrainingError
 from balcap.training.launch import RankFailed, start
 from balcap.training.manifest import checkpoints
@@ -41,6 +39,7 @@ stages:
     outs: [models/policy, reports/train/samples.parquet, reports/train/curves.csv, reports/train/summary.json]
 """
 GATHERED = ("reward", "length", "text", "judge", "advantage")
+"""Parts of the curves that are about all ranks' captions."""
 TOWER = "model.vision_tower"
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
 ENDS: dict[str, tuple[type[Exception], str]] = {
@@ -113,9 +112,7 @@ def check_equal(folder: Path, steps: range) -> None:
         assert found == pytest.approx(expected, abs=1e-6)
         there, here = tracked(alone)[step], tracked(folder)[step]
         assert here["trl/loss"] == pytest.approx(there["trl/loss"], abs=1e-4)
-        for name in (
-            name for name in there if name.split("/")[0] in ("reward", "length", "text", "judge", "advantage")
-        ):
+        for name in (name for name in there if name.split("/")[0] in GATHERED):
             assert here[name] == pytest.approx(there[name], abs=1e-6, nan_ok=True), (step, name)
 
 
@@ -157,19 +154,9 @@ def test_ranks_that_end_badly_and_go_on_follow_one_process(
     assert not any(name.startswith(tuple(FAMILIES[family]["frozen"])) for name in changed)
 
 
-def write_inputs(root: Path) -> None:
-    """What stage `train` reads, with parameters for two processes."""
-    samples, references = world.data()
-    for split in ("eval", "train"):
-        rows = [
-            {**dataclasses.asdict(one), "width": 32, "height": 32, "meta": "{}"}
-            for one in sorted(samples, key=lambda one: one.image_id)
-            if one.split == split
-        ]
-        write_table(root / f"data/images/{split}-00000.parquet", rows, IMAGES)
-    write_references(root / "data/references.parquet", references.values())
-    write_questions(root / "data/questions.parquet", [])
-    world.base(root / "models/base")
+def write_stage(root: Path) -> None:
+    """What stage ``train`` reads, with parameters for two processes."""
+    world.write_inputs(root)
     params = yaml.safe_load((PROJECT / "recipes/smoke.yaml").read_text())
     params["train"] = world.SETTINGS
     params["runtime"]["launch"] = {**ALONE, "processes": 2, "deepspeed": "zero2"}
@@ -178,8 +165,7 @@ def write_inputs(root: Path) -> None:
 
 
 def test_the_stage_leaves_what_one_process_would(tmp_path: Path) -> None:
-    (tmp_path / "data/images").mkdir(parents=True)
-    write_inputs(tmp_path)
+    write_stage(tmp_path)
     shutil.copytree(PROJECT / "steps", tmp_path / "steps", ignore=shutil.ignore_patterns("__pycache__"))
     env = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}  # nobody there: the records stay in their journal
     done = subprocess.run(
