@@ -3,7 +3,7 @@
     states   = weights + gradients + optimiser        bytes per parameter:
                float32                 4 + 4 + 8        AdamW keeps two moments
                bfloat16                4 + 4 + 8        and autocast's copies, which are activations
-               bfloat16, DeepSpeed     2 + 2 + 12       a float32 copy of what is trained besides
+               bfloat16, DeepSpeed     2 + 4 + 12       a float32 copy of what is trained besides; zero1: 2 + 2 + 12
     zero1 divides the optimiser by the number of ranks, zero2 the gradients too, zero3 the weights too.
     peak     = resident + max(sampling captions, forward and backward, update)
 
@@ -109,9 +109,10 @@ class Planner:
         rows = train.global_batch_size // ranks
         passes = self._passes(params, pure)
         weights = own * found.total / (ranks if stage == 3 else 1)
-        gradients = own * found.trained / (ranks if stage >= 2 else 1)
+        gradients = (4 / ranks if stage >= 2 else own) * found.trained
         optimizer = (12 if stage else 8) * found.trained / (ranks if stage else 1)
-        update = 4 * found.trained / ranks if stage else 0.0
+        copied = stage > 0 and not (pure and stage == 2)  # gradients for the optimiser; zero2's are flat float32 already
+        update = 4 * found.trained / ranks if copied else 0.0
         host = _offloaded(launch.offload, weights, gradients if stage >= 2 else 0.0, optimizer)
         if launch.offload != "none":
             gradients, optimizer, update = gradients if stage == 1 else 0.0, 0.0, 0.0

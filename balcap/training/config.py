@@ -50,7 +50,7 @@ def grpo_config(
     phases = steps_per_generation(params, launch.ranks)
     names = rewards.names(params.reward_weights)
     opt, loss, sampling = params.optimizer, params.loss, params.sampling
-    deepspeed = deepspeed_config(launch)
+    deepspeed = deepspeed_config(params, launch)
     return GRPOConfig(
         output_dir=str(work),
         max_steps=params.steps * params.updates_per_step,

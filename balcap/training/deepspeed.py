@@ -1,10 +1,11 @@
 """``runtime.launch`` as DeepSpeed's configuration: what is sharded over ranks, what is kept in host memory.
 
-    config = deepspeed_config(launch)      # for GRPOConfig(deepspeed=...); None without DeepSpeed
-    check_engine(trainer, launch)          # the trainer really uses it
+    config = deepspeed_config(params, launch)      # for GRPOConfig(deepspeed=...); None without DeepSpeed
+    check_engine(trainer, launch)                  # the trainer really uses it
 
-With ``train.precision`` bfloat16 weights are bfloat16 and DeepSpeed keeps float32 masters of them. The optimiser is
-torch's AdamW everywhere, so that a CPU needs no compiler and a GPU gives what a run without DeepSpeed gives.
+With ``train.precision`` bfloat16 weights are bfloat16 and DeepSpeed keeps float32 masters of them. Gradients of several
+micro-batches are added in float32, else what is small beside the sum would be lost; only zero1 adds bfloat16. The
+optimiser is torch's AdamW everywhere, so that a CPU needs no compiler and a GPU gives what a run without DeepSpeed gives.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ logging.getLogger("accelerate.accelerator").addFilter(lambda record: MISMATCH no
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 
 
-def deepspeed_config(launch: Launch) -> dict[str, Any] | None:
+def deepspeed_config(params: Train, launch: Launch) -> dict[str, Any] | None:
     """The JSON of DeepSpeed; what TRL's arguments say already is ``auto``. ``None`` for stage none."""
     if launch.deepspeed == "none":
         return None
@@ -38,7 +39,7 @@ def deepspeed_config(launch: Launch) -> dict[str, Any] | None:
         zero["offload_param"] = host
     if launch.deepspeed == "zero3":
         zero["stage3_gather_16bit_weights_on_model_save"] = True
-    return {
+    config: dict[str, Any] = {
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
@@ -48,6 +49,10 @@ def deepspeed_config(launch: Launch) -> dict[str, Any] | None:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
+    # Under zero1 this would take another optimiser, of which no rank's part can be kept (``shards.py``).
+    if params.precision == "bfloat16" and launch.deepspeed != "zero1":
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
 
 
 def weights_dtype(params: Train, launch: Launch) -> torch.dtype:

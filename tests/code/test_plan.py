@@ -63,11 +63,11 @@ def test_states_are_sharded_as_each_stage_does() -> None:
     bucket, live = 2 * 500e6, 2 * 1e9
     assert needs["none"].states == 4 * found.total + 2 * 4 * found.trained + 8 * found.trained
     assert needs["zero1"].states == pytest.approx(2 * found.total + (2 + 12 / 8) * found.trained + bucket)
-    assert needs["zero2"].states == pytest.approx(2 * found.total + (2 + 12) / 8 * found.trained + bucket)
-    assert needs["zero3"].states == pytest.approx((2 * found.total + 14 * found.trained) / 8 + live + bucket)
+    assert needs["zero2"].states == pytest.approx(2 * found.total + (4 + 12) / 8 * found.trained + bucket)
+    assert needs["zero3"].states == pytest.approx((2 * found.total + 16 * found.trained) / 8 + live + bucket)
     offloaded = planner.need(changed(params, launch={"deepspeed": "zero3", "offload": "parameters"}))
     assert offloaded.states == pytest.approx(live + bucket)
-    assert offloaded.host == pytest.approx((2 * found.total + 14 * found.trained) / 8)
+    assert offloaded.host == pytest.approx((2 * found.total + 16 * found.trained) / 8)
 
 
 def test_a_reference_model_costs_its_weights_and_none_with_adapters() -> None:

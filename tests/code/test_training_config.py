@@ -58,7 +58,7 @@ def test_transformers_suppresses_placeholders(tmp_path: Path) -> None:
 def test_deepspeed_reads_every_stage(stage: str, offload: str, expected: tuple[Any, ...]) -> None:
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-    config = deepspeed_config(launch(deepspeed=stage, offload=offload))
+    config = deepspeed_config(world.settings(), launch(deepspeed=stage, offload=offload))
     assert config is not None
     read = DeepSpeedZeroConfig(**config["zero_optimization"])
     devices = [part and part.device for part in (read.offload_optimizer, read.offload_param)]
@@ -66,8 +66,20 @@ def test_deepspeed_reads_every_stage(stage: str, offload: str, expected: tuple[A
     assert read.gather_16bit_weights_on_model_save == (stage == "zero3")
 
 
+@pytest.mark.parametrize(("stage", "summed"), [("zero1", None), ("zero2", "fp32"), ("zero3", "fp32")])
+def test_gradients_of_half_precision_are_summed_in_float32(stage: str, summed: str | None) -> None:
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    for precision, expected in (("bfloat16", summed), ("float32", None)):
+        config = deepspeed_config(world.settings(precision=precision), launch(deepspeed=stage))
+        assert config is not None
+        sizes = {"train_batch_size": 4, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2}
+        fixed = {**config, **sizes, "gradient_clipping": 1.0, "bf16": {"enabled": precision == "bfloat16"}}
+        assert DeepSpeedConfig(fixed).grad_accum_dtype == expected
+
+
 def test_without_deepspeed_there_is_no_configuration() -> None:
-    assert deepspeed_config(launch()) is None
+    assert deepspeed_config(world.settings(), launch()) is None
 
 
 def test_weights_are_halved_for_deepspeed_alone() -> None:
