@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import yaml
 from pydantic import Field
@@ -22,6 +22,7 @@ from balcap.study.stats import METRICS, Estimate, effect
 
 FILE = Path(__file__).parent / "claims.yaml"
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 class Comparison(Strict):
@@ -36,7 +37,9 @@ class Comparison(Strict):
 
 
 class Claim(Strict):
-    """One claim; ``expect`` is None where nothing is known of the embedded world."""
+    """One claim; ``expect`` is None where nothing is known of the embedded world, ``again`` the id of the claim that
+    reads the same published figure with another arm.
+    """
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
     source: Literal["paper", "ours"]
@@ -44,6 +47,7 @@ class Claim(Strict):
     paper: str
     expect: Verdict | None
     note: str | None
+    again: str | None
     test: Comparison
 
 

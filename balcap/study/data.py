@@ -11,7 +11,7 @@ An arm is named as in ``arms.py``; what the captioner said before reinforcement 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from balcap.files import write_json
 from balcap.records_io import write_table
 from balcap.scenes import parse
+from balcap.study.arms import ARMS, BASES
 
 Array = NDArray[np.float64]
 Key = tuple[str, int]
@@ -36,9 +37,7 @@ CURVES = {
     "precision": "quality/precision",
     "recall": "quality/recall",
     "linguistic": "quality/linguistic",
-    "qa_accuracy": "quality/utility",
     "words": "length/words",
-    "repetition": "text/repetition",
 }
 """Columns of training's curves.csv that are kept, under the names of evaluation."""
 EXAMPLE = ("precision", "recall", "linguistic")
@@ -48,6 +47,10 @@ _CURVES = pa.schema([*_KEY, ("step", pa.int32()), *((name, pa.float32()) for nam
 _EXAMPLES = pa.schema(
     [*_KEY, ("image_id", pa.string()), ("caption", pa.string()), *((name, pa.float32()) for name in EXAMPLE)]
 )
+
+
+class StudyFault(ValueError):
+    """Results that cannot be compared; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
@@ -109,26 +112,53 @@ def write_data(
     examples: Iterable[dict[str, Any]],
     runs: Mapping[str, Any],
 ) -> None:
-    """Write the four files; equal results give equal bytes."""
+    """Write the four files; equal results give equal bytes. Raises :class:`StudyFault` before anything is written."""
+    scores = list(scores)
+    pictures: dict[Key, list[str]] = {}
+    for row in scores:
+        pictures.setdefault((row["arm"], row["seed"]), []).append(row["image_id"])
+    same_pictures(pictures)
     write_table(folder / "scores.parquet", scores, _SCORES)
     write_table(folder / "curves.parquet", curves, _CURVES)
     write_table(folder / "examples.parquet", examples, _EXAMPLES)
     write_json(folder / "runs.json", runs)
 
 
+def same_pictures(pictures: Mapping[Key, Sequence[str]]) -> None:
+    """Raise :class:`StudyFault` unless all runs of one world were evaluated on the same pictures, each of them once."""
+    first: dict[str, Key] = {}
+    for key, ids in pictures.items():
+        name, seed = key
+        other = first.setdefault(name if name in BASES else ARMS[name].base, key)
+        if sorted(ids) != sorted(pictures[other]) or len(set(ids)) != len(ids):
+            raise StudyFault(
+                f"scores.parquet: {name}, seed {seed}, has other held-out pictures than {other[0]}, seed {other[1]}: "
+                "they cannot be compared; `balcap study ablations` gathers the results again"
+            )
+
+
 def read_study(folder: Path) -> Study:
-    """What :func:`write_data` wrote; raises ``FileNotFoundError`` naming a file that is missing."""
+    """What :func:`write_data` wrote; raises ``FileNotFoundError`` naming a file that is missing, and
+    :class:`StudyFault`.
+    """
     runs = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
-    scores = _by_run(folder / "scores.parquet", "image_id", (*MEASURED, *COUNTED))
-    curves = _by_run(folder / "curves.parquet", "step", tuple(CURVES))
-    return Study(scores, curves, pq.read_table(folder / "examples.parquet").to_pylist(), runs)
+    scores = _by_run(folder / "scores.parquet", "image_id")
+    same_pictures({key: rows["image_id"].tolist() for key, rows in scores.items()})
+    curves = _by_run(folder / "curves.parquet", "step")
+    return Study(
+        {key: _columns(rows, (*MEASURED, *COUNTED)) for key, rows in scores.items()},
+        {key: _columns(rows, tuple(CURVES)) for key, rows in curves.items()},
+        pq.read_table(folder / "examples.parquet").to_pylist(),
+        runs,
+    )
 
 
-def _by_run(path: Path, order: str, columns: tuple[str, ...]) -> dict[Key, dict[str, Array]]:
-    """Columns of each arm and seed, sorted by picture or step, so that row i is the same one everywhere."""
+def _by_run(path: Path, order: str) -> dict[Key, Any]:
+    """A table of each arm and seed, sorted by picture or step, so that row i is the same one everywhere."""
     frame = pq.read_table(path).to_pandas()
-    found: dict[Key, dict[str, Array]] = {}
-    for (arm, seed), rows in frame.groupby(["arm", "seed"], sort=False):
-        rows = rows.sort_values(order)
-        found[str(arm), int(seed)] = {name: rows[name].to_numpy(dtype=np.float64) for name in columns}
-    return found
+    groups = frame.groupby(["arm", "seed"], sort=False)
+    return {(str(arm), int(seed)): rows.sort_values(order) for (arm, seed), rows in groups}
+
+
+def _columns(rows: Any, names: Sequence[str]) -> dict[str, Array]:
+    return {name: rows[name].to_numpy(dtype=np.float64) for name in names}

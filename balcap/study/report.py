@@ -13,26 +13,37 @@ from typing import Any
 from balcap.files import atomic_path
 from balcap.study import plots
 from balcap.study.arms import ARMS, BASES, title
-from balcap.study.claims import Decided, decide_all, load_claims, tally, untested
+from balcap.study.claims import VERDICTS, Claim, Decided, Verdict, decide_all, load_claims, tally, untested
 from balcap.study.data import EXAMPLE, Study
 from balcap.study.stats import METRICS, Estimate, Metric, effect, level
 
-MAIN = ("precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena", "words", "commentary", "repeats")
+MAIN = (
+    "precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena", "words",
+    "commentary", "repeats", "repetition",
+)  # fmt: skip
 KINDS = ("relations", "place_first", "form_balance")
 DIFFERENCES = (("b_capscore", "end"), ("b_capscore", "curve"), ("qa_accuracy", "end"), ("arena", "end"))
 COVERS = """\
 **What the intervals cover** (95 %, `balcap/study/stats.py`). Arms are compared pair by pair: same seed, same warm
 start, same pictures in the same order. At the end the interval is a t interval over the seeds, widened by a bootstrap
-over the held-out pictures, which are the same for all seeds. For a curve it is the t interval over the seeds, each of
-which has training pictures of its own. So they speak of other seeds and other pictures of this world. They say nothing
-of other worlds, judges or models; two warm starts are too few to speak of others, and seeds that share one count as
-independent. With three seeds t is 4.3: an effect must be large or very even to be told from none. Intervals are not
-corrected for their number: of the {count} below, about one in twenty misses the true value."""
+over the held-out pictures, which are the same for all seeds; it speaks of other seeds and other pictures of this world.
+For a curve it is the t interval over the seeds: each takes the same pool of training pictures in another order, so
+these intervals speak of other seeds, not of other pictures. None says anything of other worlds, judges or models; two
+warm starts are too few to speak of others, and seeds that share one count as independent. Comparisons with a warm start
+subtract the same captions in all seeds that begin there: they speak of training from these two warm starts. The level
+of the warm start itself counts each of the two once. With three seeds t is 4.3 (with two warm starts 12.7): an effect
+must be large or very even to be told from none. Intervals are not corrected for their number: of the {count} below,
+about one in twenty misses the true value."""
+TWO_READINGS = """\
+The scale on which the paper's vanilla GRPO sums the linguistic mark is not known: the arms with the raw mark and with
+rewards in [0, 1] are two readings of one published row, so the second ones are counted apart."""
+SAID = {"reproduced": "yes", "not reproduced": "no", "inconclusive": "inconclusive"}
+"""Verdicts on questions of our own: nothing is there to be reproduced."""
 SCALES = """\
 P, R, L: precision (true and pointable), recall, linguistic quality without the length mask, 0 to 1. b-CapScore is
 their harmonic mean over corpus means. QA: share of questions answered from the caption. Arena: wins less losses against
 three opponents, -1 to 1. Commentary and repeats: statements per caption that nobody can check, and that stood there
-before."""
+before. Repetition: of 100 words, those that say again what stood there."""
 
 
 def write_report(study: Study, folder: Path) -> None:
@@ -79,13 +90,13 @@ def _verdicts(decided: Sequence[Decided]) -> list[str]:
         rows = [one for one in decided if one.claim.source == source]
         if not rows:
             continue
-        count = tally(rows)
-        found = ", ".join(f"{count[verdict]} {verdict}" for verdict in ("reproduced", "not reproduced", "inconclusive"))
+        yes, no = (_said(source, verdict) for verdict in ("reproduced", "not reproduced"))
         parts += [
             f"## {heading}",
             "",
-            f"{found}. A claim is *reproduced* when the whole interval lies at or beyond the threshold, *not "
-            "reproduced* when the whole interval falls short of it, *inconclusive* otherwise.",
+            *_counts(rows, source),
+            f"The verdict is *{yes}* when the whole interval lies at or beyond the threshold, *{no}* when the whole "
+            "interval falls short of it, *inconclusive* otherwise.",
             "",
             "| claim | verdict | measured here | counts from | paper | expected |",
             "|---|---|---|---|---|---|",
@@ -94,6 +105,22 @@ def _verdicts(decided: Sequence[Decided]) -> list[str]:
             *_surprises(rows),
         ]
     return [*parts, "Not tested by any arm: " + "; ".join(untested()) + ".", ""]
+
+
+def _counts(rows: Sequence[Decided], source: str) -> list[str]:
+    """How many claims have which verdict, second readings of a published figure apart."""
+    again = [one for one in rows if one.claim.again]
+    first = _tally([one for one in rows if not one.claim.again], source)
+    return [f"{first}. Second readings: {_tally(again, source)}. {TWO_READINGS}" if again else f"{first}.", ""]
+
+
+def _tally(rows: Sequence[Decided], source: str) -> str:
+    count = tally(rows)
+    return ", ".join(f"{count[verdict]} {_said(source, verdict)}" for verdict in VERDICTS)
+
+
+def _said(source: str, verdict: Verdict) -> str:
+    return verdict if source == "paper" else SAID[verdict]
 
 
 def _verdict(one: Decided) -> str:
@@ -105,19 +132,27 @@ def _verdict(one: Decided) -> str:
         f"{metric.label}, {title(test.arm)} − {title(test.against)}, {when}: "
         f"{_signed(one.estimate, metric)}; seeds {_seeds(one.estimate, metric)}"
     )
-    expected = claim.expect or "–"
+    expected = _expected(claim)
     cells = [
-        claim.claim, f"**{one.verdict}**", measured, _number(sign * test.threshold, metric.digits, sign=True),
+        claim.claim, f"**{_found(one)}**", measured, _number(sign * test.threshold, metric.digits, sign=True),
         claim.paper, f"{expected} ({claim.note})" if claim.note else expected,
     ]  # fmt: skip
     return _row(cells)
+
+
+def _found(one: Decided) -> str:
+    return _said(one.claim.source, one.verdict)
+
+
+def _expected(claim: Claim) -> str:
+    return _said(claim.source, claim.expect) if claim.expect else "–"
 
 
 def _surprises(rows: Sequence[Decided]) -> list[str]:
     other = [one for one in rows if one.claim.expect and one.claim.expect != one.verdict]
     if not other:
         return ["Every verdict is the expected one, where one was expected.", ""]
-    said = [f"- {one.claim.claim}: expected {one.claim.expect}, found {one.verdict}." for one in other]
+    said = [f"- {one.claim.claim}: expected {_expected(one.claim)}, found {_found(one)}." for one in other]
     return ["Otherwise than the feasibility study let us expect:", "", *said, ""]
 
 

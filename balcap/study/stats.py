@@ -8,8 +8,13 @@
 - **End**: the held-out pictures are the same in all seeds, so what belongs to them cannot be seen in the spread between
   seeds. It is added from a bootstrap over pictures that draws the same pictures for both arms and all seeds. What seeds
   and pictures do together is counted twice: the interval is a little too wide, never too narrow for that reason.
-- **Curve**: the mean over the steps of training, on captions of pictures that training has not met before. Each seed
-  has pictures of its own there, so that the spread between seeds holds both; df = S - 1.
+- **Curve**: the mean over the steps of training, on captions of pictures that training has not met before; df = S - 1.
+  Each seed takes the same pool of training pictures in another order, so these intervals speak of other seeds, not of
+  other pictures.
+- **Warm start**: seeds that start from the same one find the same captions there. Its level therefore counts each warm
+  start once. A comparison with it keeps all seeds: given the two warm starts, what differs between seeds is their own
+  chance, the warm starts' difference only widens the spread, and the chance in the shared captions lies in the
+  pictures, which the bootstrap draws for all seeds at once.
 
 A bootstrap over seeds would be simpler, but three seeds give it ten different draws, and intervals that cover far less
 than they claim. With one seed there is no interval. What no interval here covers: other worlds, judges, models, and
@@ -28,6 +33,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from balcap.evaluation.rewards import PARTS, harmonic_mean
+from balcap.study.arms import BASES, warmstart_seed
 from balcap.study.data import Study
 
 Array = NDArray[np.float64]
@@ -78,6 +84,7 @@ METRICS = {
     "words": Metric("words", ("words",), _alone, 1),
     "commentary": Metric("commentary", ("commentary",), _alone, 2),
     "repeats": Metric("repeats", ("repeats",), _alone, 2),
+    "repetition": Metric("repetition", ("repetition",), _alone, 1),
     "relations": Metric("relations", ("relations",), _alone, 2),
     "place_first": Metric("place first", FORMS, _share, 2),
     "form_balance": Metric("balance of forms", FORMS, _balance, 2),
@@ -100,11 +107,9 @@ class Estimate:
         return (self.high - self.low) / 2
 
 
-def level(study: Study, arm: str, metric: Metric, at: At = "end") -> Estimate:
-    """The score of one arm."""
-    seeds = study.seeds(arm, at)
-    if at == "curve":
-        return interval([_curve(study, arm, seed, metric) for seed in seeds])
+def level(study: Study, arm: str, metric: Metric) -> Estimate:
+    """The score of one arm at the end, or of a warm start, whose seeds are those of its own training."""
+    seeds = [seed for seed in study.seeds(arm) if arm not in BASES or seed == warmstart_seed(seed)]
     draws = np.stack([_end(study, arm, seed, metric) for seed in seeds])
     return interval(draws[:, 0].tolist(), _variance(draws), study.pictures(arm))
 

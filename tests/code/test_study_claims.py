@@ -15,7 +15,7 @@ from balcap.params import load_params, read_params
 from balcap.study import stats
 from balcap.study.arms import ARMS, chosen, title, warmstart_seed
 from balcap.study.claims import Comparison, decide, decide_all, load_claims
-from balcap.study.data import CURVES, Study, counts, curve_row, read_study, score_row, write_data
+from balcap.study.data import CURVES, MEASURED, Study, StudyFault, counts, curve_row, read_study, score_row, write_data
 from balcap.study.report import write_report
 from balcap.study.stats import METRICS, Estimate, effect, interval, level
 
@@ -108,7 +108,19 @@ def test_claims_name_what_there_is() -> None:
         assert test.at == "end" or set(METRICS[test.metric].columns) <= set(CURVES), claim.id
         group = {ARMS[name].group for name in (test.arm, test.against) if name in ARMS}
         assert claim.source == "ours" or group == {"paper"}, f"{claim.id}: --arms paper would not test it"
+        known = test.at == "end" and (test.metric != "b_capscore" or test.against == "base")
+        assert claim.source == "ours" or known, f"{claim.id}: not published per arm"
     assert {claim.test.arm for claim in claims} | {"hard-full"} == set(ARMS)
+
+
+def test_a_second_reading_is_of_the_same_figure() -> None:
+    claims = {claim.id: claim for claim in load_claims()}
+    again = [claim for claim in claims.values() if claim.again]
+    assert {claim.id for claim in again} == {"gdpo-raw-arena", "gdpo-raw-qa", "gdpo-raw-f1"}
+    for claim in again:
+        first = claims[str(claim.again)]
+        assert claim.test.model_copy(update={"arm": first.test.arm}) == first.test and first.again is None
+        assert claim.source == first.source == "paper"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +160,32 @@ def test_an_arm_against_itself_differs_by_exactly_nothing() -> None:
     found = world.study({"full": 0.0})
     same = effect(found, "full", "full", METRICS["b_capscore"], "end")
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def shared_start(found: Study) -> Study:
+    """Seeds 0 and 2 begin at one checkpoint, so that its captions are the same in both."""
+    return replace(found, scores={**found.scores, ("base", 2): found.scores["base", 0]})
+
+
+def test_the_level_of_the_warm_starts_counts_each_of_them_once() -> None:
+    found = shared_start(world.study({"base": -0.3, "full": 0.0}))
+    one, two = (float(found.scores["base", s]["precision"].mean()) for s in (0, 1))
+    base = level(found, "base", METRICS["precision"])
+    assert base.per_seed == pytest.approx((one, two)) and base.value == pytest.approx((one + two) / 2)
+    assert len(level(found, "full", METRICS["precision"]).per_seed) == 3
+
+
+def test_intervals_against_a_shared_warm_start_cover_what_they_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the two warm starts: theirs is chance in captions, that of training between seeds, too."""
+    monkeypatch.setattr(stats, "DRAWS", 200)
+    hits = []
+    for seed in range(120):
+        found = world.study({"base": -0.3}, between=0.0, shared=0.0, seed=seed, pictures=40, steps=5)
+        other = world.study({"full": 0.0}, between=0.02, shared=0.1, seed=1000 + seed, pictures=40, steps=5)
+        both = shared_start(replace(found, scores={**found.scores, **other.scores}))
+        estimate = effect(both, "full", "base", METRICS["precision"], "end")
+        hits.append(estimate.low <= 0.3 <= estimate.high)
+    assert np.mean(hits) >= 0.9
 
 
 def test_one_seed_has_no_interval_and_decides_nothing() -> None:
@@ -215,7 +253,8 @@ def test_results_are_kept_and_the_report_is_a_function_of_them(tmp_path: Path) -
         "linguistic": 1.0, "qa_accuracy": None, "arena": 0.1, "words": 7.0, "length_ratio": 0.5, "repetition": 0.0,
     }  # fmt: skip
     other = sample | {"image_id": "a" * 64, "precision": 0.0}
-    step = dict.fromkeys(CURVES.values(), "0.5") | {"step": "1", "quality/utility": ""}
+    step = dict.fromkeys(CURVES.values(), "0.5") | {"step": "1"}
+    assert math.isnan(curve_row("full", 0, step | {"quality/recall": ""})["recall"])
     scores = [score_row(arm, s, row) for arm in ("base", "full", "grpo") for s in range(2) for row in (sample, other)]
     curves = [curve_row(arm, s, step | {"step": str(t)}) for arm in ("full", "grpo") for s in range(2) for t in (1, 2)]
     examples = [
@@ -228,16 +267,39 @@ def test_results_are_kept_and_the_report_is_a_function_of_them(tmp_path: Path) -
         write_data(folder / "data", scores, curves, examples, {"commands": ["balcap study ablations"]})
         found = read_study(folder / "data")
         assert found.scores["full", 0]["precision"].tolist() == [0.0, 1.0]  # in the order of image ids
-        assert np.isnan(found.curves["full", 0]["qa_accuracy"]).all() and found.seeds("grpo") == [0, 1]
+        assert found.curves["full", 0]["recall"].tolist() == [0.5, 0.5] and found.seeds("grpo") == [0, 1]
         write_report(found, folder)
         texts.append({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
     assert texts[0] == texts[1] and {"README.md", "lengths.png", "curves-b-capscore.png"} <= set(texts[0])
     text = texts[0]["README.md"].decode()
     assert "| GRPO, rewards in [0, 1] | full method | +.000 [+.000, +.000]; +.000, +.000 |" in text
-    assert "Vanilla GRPO on rewards in [0, 1] loses the arena against c-GDPO | **not reproduced** |" in text
+    assert "Vanilla GRPO on rewards in [0, 1] has a lower arena score than c-GDPO | **not reproduced** |" in text
     assert "pointability" not in text.split("Not tested")[0].split("## Captions")[0].lower().replace("pointable", "")
     assert "A \\| circle | 1.00 | .25 | – |" in text and title("full") in text
     assert (tmp_path / "one/data/scores.parquet").read_bytes() == (tmp_path / "two/data/scores.parquet").read_bytes()
+
+
+def test_runs_on_other_pictures_are_not_compared(tmp_path: Path) -> None:
+    sample = dict.fromkeys(MEASURED, 0.5) | {"image_id": "a", "caption": ""}
+    other = sample | {"image_id": "b"}
+    rows = [score_row("base", 0, sample), score_row("full", 0, sample), score_row("hard-full", 0, other)]
+    write_data(tmp_path, rows, [], [], {})  # the harder world has pictures of its own
+    assert read_study(tmp_path).pictures("hard-full") == 1
+    before = (tmp_path / "scores.parquet").read_bytes()
+    for wrong in ([score_row("grpo", 1, other)], [score_row("grpo", 1, sample)] * 2):
+        with pytest.raises(StudyFault, match="grpo, seed 1, has other held-out pictures than base, seed 0"):
+            write_data(tmp_path, [*rows, *wrong], [], [], {})
+    assert (tmp_path / "scores.parquet").read_bytes() == before
+
+
+def test_questions_of_our_own_are_answered_and_second_readings_counted_apart(tmp_path: Path) -> None:
+    found = world.study({"base": -0.3, "full": 0.0, "grpo": 0.0, "grpo-raw": 0.0})
+    write_report(found, tmp_path)
+    paper, ours = (tmp_path / "README.md").read_text().split("## Further questions")
+    assert (
+        "Second readings: 0 reproduced, 2 not reproduced, 1 inconclusive. " in paper and "two readings of one" in paper
+    )
+    assert "yes" in ours.split("##")[0] and "reproduced" not in ours.split("##")[0]
 
 
 def test_a_study_without_curves_of_an_arm_still_compares_the_end() -> None:
