@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from balcap.files import atomic_path, remove
+from balcap.files import atomic_path
 from balcap.records_io import read_references, read_samples
 from balcap.study.data import EXAMPLE, curve_row, score_row, write_data
 from flows import _dvc
@@ -26,56 +27,80 @@ EXAMPLES = 3
 """Pictures per world whose captions are shown."""
 
 
+@dataclass
+class _Found:
+    """What the results are made of, run by run."""
+
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    pictures: dict[str, bytes] = field(default_factory=dict)
+    based: set[tuple[str, int]] = field(default_factory=set)
+    """Warm starts, and seeds, whose scores are there."""
+
+
 def gather(checkout: Path, runs: Sequence[ArmRun], folder: Path, command: str) -> None:
     """Write ``folder/data`` and ``folder/pictures`` from the experiments of ``runs``, which must exist.
 
-    Raises ``DvcFault`` when an experiment's results are not in the cache.
+    What stands there is replaced once everything is collected. Raises ``DvcFault`` when an experiment's results are not
+    in the cache, and ``StudyFault`` when they cannot be compared.
     """
-    scores: list[dict[str, Any]] = []
-    curves: list[dict[str, Any]] = []
-    examples: list[dict[str, Any]] = []
-    based: set[tuple[str, int]] = set()
-    shown: set[str] = set()
-    target = checkout / folder
-    remove(target / "pictures")
-    (target / "pictures").mkdir(parents=True)
+    found = _Found()
     for run in runs:
-        base = (run.arm.base, run.seed)
-        with _results(checkout, run, [SAMPLES, CURVES]) as (samples_file, curves_file):
-            rows = pq.read_table(samples_file).to_pylist()
-            with curves_file.open(encoding="utf-8", newline="") as f:
-                curves += [curve_row(run.arm.name, run.seed, row) for row in csv.DictReader(f)]
-        said = {who: [row for row in rows if row["model"] == who] for who in ("base", "policy")}
-        if base not in based:
-            scores += [score_row(*base, row) for row in said["base"]]
-        scores += [score_row(run.arm.name, run.seed, row) for row in said["policy"]]
-        if run.seed == 0:
-            ids = sorted(row["image_id"] for row in rows if row["model"] == "base")[:EXAMPLES]
-            if run.arm.base not in shown:
-                examples += _reference_rows(checkout, run, ids, target / "pictures")
-                examples += [_example(run.arm.base, row) for row in said["base"] if row["image_id"] in ids]
-            examples += [_example(run.arm.name, row) for row in said["policy"] if row["image_id"] in ids]
-            shown.add(run.arm.base)
-        based.add(base)
+        _collect(checkout, run, found)
     names = {f"{run.arm.name}, seed {run.seed}": run.name for run in runs}
-    write_data(target / "data", scores, curves, examples, {"commands": [command], "experiments": names})
+    with atomic_path(checkout / folder / "data") as data, atomic_path(checkout / folder / "pictures") as pictures:
+        write_data(data, found.scores, found.curves, found.examples, {"commands": [command], "experiments": names})
+        pictures.mkdir()
+        for image_id, png in found.pictures.items():
+            (pictures / f"{image_id[:12]}.png").write_bytes(png)
+
+
+def _collect(checkout: Path, run: ArmRun, found: _Found) -> None:
+    """Add the results of one run."""
+    arm, base = run.arm.name, (run.arm.base, run.seed)
+    with _results(checkout, run, [SAMPLES, CURVES]) as (samples, curves):
+        rows = pq.read_table(samples).to_pylist()
+        with curves.open(encoding="utf-8", newline="") as f:
+            found.curves += [curve_row(arm, run.seed, row) for row in csv.DictReader(f)]
+    said = {who: [row for row in rows if row["model"] == who] for who in ("base", "policy")}
+    if base not in found.based:
+        found.scores += [score_row(*base, row) for row in said["base"]]
+    found.scores += [score_row(arm, run.seed, row) for row in said["policy"]]
+    if run.seed == 0:
+        _show(checkout, run, said, found)
+    found.based.add(base)
+
+
+def _show(checkout: Path, run: ArmRun, said: Mapping[str, list[dict[str, Any]]], found: _Found) -> None:
+    """Add a run's captions of the example pictures; the first run of a world also brings what its arms share."""
+    ids = sorted(row["image_id"] for row in said["base"])[:EXAMPLES]
+    if (run.arm.base, run.seed) not in found.based:
+        found.examples += _reference_rows(checkout, run, ids, found.pictures)
+        found.examples += [_example(run.arm.base, row) for row in said["base"] if row["image_id"] in ids]
+    found.examples += [_example(run.arm.name, row) for row in said["policy"] if row["image_id"] in ids]
 
 
 @contextmanager
 def _results(checkout: Path, run: ArmRun, paths: Sequence[str]) -> Iterator[list[Path]]:
     """Files of a run's experiment, in a temporary folder while the block runs."""
     with tempfile.TemporaryDirectory() as folder:
-        yield [_dvc.fetch(checkout, run.name, path, Path(folder) / str(i)) for i, path in enumerate(paths)]
+        try:
+            files = [_dvc.fetch(checkout, run.name, path, Path(folder) / str(i)) for i, path in enumerate(paths)]
+        except _dvc.DvcFault as error:
+            raise _dvc.DvcFault(f"{error}, or `dvc exp remove {run.name}` and run the study again") from None
+        yield files
 
 
-def _reference_rows(checkout: Path, run: ArmRun, ids: Sequence[str], pictures: Path) -> Iterator[dict[str, Any]]:
-    """The references of the example pictures; their pictures are written on the way."""
+def _reference_rows(
+    checkout: Path, run: ArmRun, ids: Sequence[str], pictures: dict[str, bytes]
+) -> Iterator[dict[str, Any]]:
+    """The references of the example pictures; their pictures are added to ``pictures`` on the way."""
     with _results(checkout, run, [IMAGES, REFERENCES]) as (images, references):
         known = read_references(references)
         stored = {sample.image_id: sample.image for sample in read_samples(images, "eval") if sample.image_id in ids}
     for image_id in ids:
-        with atomic_path(pictures / f"{image_id[:12]}.png") as tmp:
-            tmp.write_bytes(stored[image_id])
+        pictures[image_id] = stored[image_id]
         nothing = dict.fromkeys(EXAMPLE, float("nan"))
         yield {"arm": "reference", "seed": 0, "image_id": image_id, "caption": known[image_id].caption, **nothing}
 
