@@ -18,7 +18,7 @@ RESULTS = Path("docs/results/ablations")
 study = typer.Typer(
     help="""Test what the paper claims, in the embedded world, with seeds and intervals.
 
-    [dim]$[/dim] balcap study ablations            [dim]# the paper's arms, 3 seeds: about 95 minutes on two cores[/dim]
+    [dim]$[/dim] balcap study ablations            [dim]# the paper's arms, 3 seeds: an estimated 95 minutes[/dim]
     [dim]$[/dim] balcap study ablations --arms all
     [dim]$[/dim] balcap study report               [dim]# writes the report again, from the committed results[/dim]
     """,
@@ -56,7 +56,7 @@ def ablations(arms: Arms = "paper", seeds: Seeds = 3) -> None:
 @study.command()
 def report() -> None:
     """Write the report again, from docs/results/ablations/data."""
-    from balcap.study.data import read_study
+    from balcap.study.data import StudyFault, read_study
     from balcap.study.report import write_report
     from flows._git import checkout_of
     from flows.cli import explained
@@ -67,4 +67,6 @@ def report() -> None:
         write_report(read_study(folder / "data"), folder)
     except FileNotFoundError as error:
         fail(f"{error.filename}: no results yet; `balcap study ablations` makes them")
+    except StudyFault as error:
+        fail(str(error))
     print(folder / "README.md")

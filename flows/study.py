@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,21 +25,24 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from balcap.files import Busy, remove
 from balcap.params import ParamsError
 from balcap.progress import Progress
 from balcap.study.arms import chosen
-from balcap.study.data import read_study
+from balcap.study.data import StudyFault, read_study
 from balcap.study.report import write_report
 from balcap.workspace import work_root
 from flows import _dvc, _process
-from flows._worktree import NameTaken, environment, worktree
-from flows.stage import cancellation
+from flows._git import GitFault, git
+from flows._worktree import NameTaken, carry, environment, uncached, worktree
+from flows.stage import TAIL, cancellation
 from flows.study_gather import gather
 from flows.study_plan import LAST, SHARED, ArmRun, Start, plan_runs
 
 AT_ONCE = 2
-TAIL = 12
-"""Last lines of a failed run that its state repeats."""
+CHANGED = """\
+the study's worktrees differ from the plan: code or recipes changed while it started, or git ignores some of the code \
+(git status --ignored balcap steps recipes); start it again"""
 Group = Literal["paper", "all"]
 _RUNNER: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)
 
@@ -47,51 +50,60 @@ _RUNNER: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)
 @flow(name="study", persist_result=False, log_prints=False, task_runner=_RUNNER)
 def study(checkout: Path, group: Group, seeds: int, results: Path) -> State[Any]:
     """Make the runs that are missing, then write their results and the report to ``results`` in the checkout."""
-    stop = threading.Event()
+    stop, arms, folder = threading.Event(), chosen(group), checkout / results
     try:
-        runs = plan_runs(checkout, chosen(group), seeds)
+        runs = plan_runs(checkout, arms, seeds)
         todo = [run for run in runs if not _dvc.experiments(checkout, run.name)]
         print(f"study: {len(runs) - len(todo)} of {len(runs)} runs are there", flush=True)
-        fault = _make(checkout, todo, stop) if todo else None
+        fault = _make(checkout, todo, lambda tree: plan_runs(tree, arms, seeds) == runs, stop) if todo else None
         if fault is not None:
             return fault
         gather(checkout, runs, results, f"balcap study ablations --arms {group} --seeds {seeds}")
-    except (ParamsError, _dvc.DvcFault, NameTaken) as error:
+        write_report(read_study(folder / "data"), folder)
+    except NameTaken:
+        return Failed(message="a study is in progress in this repository; wait until it has ended")
+    except (ParamsError, StudyFault, _dvc.DvcFault, GitFault, Busy, OSError) as error:
         return Failed(message=str(error))
     except KeyboardInterrupt:
         return Cancelled(message="stopped by Ctrl-C")
     finally:
         stop.set()
-    folder = checkout / results
-    write_report(read_study(folder / "data"), folder)
     return Completed(message=str(results / "README.md"))
 
 
-def _make(checkout: Path, todo: Sequence[ArmRun], stop: threading.Event) -> State[Any] | None:
+def _make(
+    checkout: Path, todo: Sequence[ArmRun], as_planned: Callable[[Path], bool], stop: threading.Event
+) -> State[Any] | None:
     """Make the warm starts, then the arms; what failed, or None."""
     starts = list(dict.fromkeys(run.start for run in todo))
     worlds = {start.recipe: start for start in reversed(starts)}.values()
     before = {stage.name: stage.needs for stage in _dvc.plan(checkout, [SHARED])}[SHARED]
     with ExitStack() as stack:
         trees = {start: stack.enter_context(_tree(checkout, start)) for start in starts}
-        pictures = [_command(trees[s], f"{s.recipe}-data", s.recipe, (), ("--apply", *before)) for s in worlds]
-        warm = [_command(trees[s], f"{s.recipe}-w{s.seed}", s.recipe, s.overrides, ("--apply", SHARED)) for s in starts]
+        if not all(as_planned(tree) for tree in trees.values()):  # results would stand under a wrong name
+            return Failed(message=CHANGED)
+        pictures = [_shared(checkout, trees[s], f"{s.recipe}-data", s.recipe, {}, before) for s in worlds]
+        warm = [_shared(checkout, trees[s], f"{s.recipe}-w{s.seed}", s.recipe, s.seeds, [SHARED]) for s in starts]
         # Long captions take the longest: started last, they would end alone.
         arms = [
-            _command(trees[run.start], run.name, run.arm.recipe, run.overrides, ("--name", run.name, LAST))
+            _command(trees[run.start], run.name, run.arm.recipe, run.seeds, (LAST,))
             for run in sorted(todo, key=lambda run: not run.arm.long)
         ]
         return (
-            _round(pictures, checkout, stop, None)
-            or _round(warm, checkout, stop, None)
-            or _round(arms, checkout, stop, Progress("study", len(arms), "runs"))
+            _round(pictures, stop, None)
+            or _round(warm, stop, None)
+            or _round(arms, stop, Progress("study", len(arms), "runs"))
         )
 
 
 @contextmanager
 def _tree(checkout: Path, start: Start) -> Iterator[Path]:
-    """A worktree of the study's snapshot in which a warm start's results are to stand."""
+    """A worktree of the checkout as it is, new code included, in which a warm start's results are to stand."""
     with worktree(checkout, f"study-{start.recipe}-w{start.seed}") as tree:
+        stages = _dvc.plan(tree.root)
+        carry(tree, stages)
+        for path in uncached(stages):  # results of the checkout are none of the study's
+            remove(tree.root / path)
         yield tree.root
 
 
@@ -104,20 +116,28 @@ class Command:
     words: tuple[str, ...]
 
 
-def _command(root: Path, name: str, recipe: str, overrides: Sequence[str], rest: Sequence[str]) -> Command:
-    changes = [word for override in overrides for word in ("-S", override)]
-    return Command(root, name, (sys.executable, "-m", "flows.cli", "run", "--recipe", recipe, *changes, *rest))
+def _command(root: Path, name: str, recipe: str, seeds: Mapping[str, int], rest: Sequence[str]) -> Command:
+    changes = [word for key, seed in seeds.items() for word in ("-S", f"{key}={seed}")]
+    words = (sys.executable, "-m", "flows.cli", "run", "--recipe", recipe, *changes, "--name", name, *rest)
+    return Command(root, name, words)
 
 
-def _round(
-    commands: Sequence[Command], checkout: Path, stop: threading.Event, progress: Progress | None
-) -> State[Any] | None:
+def _shared(
+    checkout: Path, root: Path, name: str, recipe: str, seeds: Mapping[str, int], stages: Sequence[str]
+) -> Command:
+    """A run of what arms share, into its worktree. Begun again it takes its name back: what it made is in the cache."""
+    for ref in _dvc.experiments(checkout, name):
+        git(checkout, "update-ref", "-d", ref)
+    return _command(root, name, recipe, seeds, ("--apply", *stages))
+
+
+def _round(commands: Sequence[Command], stop: threading.Event, progress: Progress | None) -> State[Any] | None:
     """Run commands, two at a time, all of them also when one fails; the faults as one state, or None."""
     futures: list[PrefectFuture[Any]] = []
     try:
         for command in commands:
             named = run_pipeline.with_options(task_run_name=command.name)
-            futures.append(named.submit(command, _log(checkout, command.name), stop))
+            futures.append(named.submit(command, _log(command.name), stop))
         faults: list[State[Any]] = []
         for future in as_completed(futures):
             future.wait()  # its state would otherwise be asked of the server, which knows it later
@@ -137,7 +157,7 @@ def _round(
         raise
 
 
-def _log(checkout: Path, name: str) -> Path:
+def _log(name: str) -> Path:
     folder = work_root() / "study"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{name}.log"

@@ -2,17 +2,20 @@
 
     runs = plan_runs(checkout, chosen("paper"), seeds=3)
 
-The name of a run holds a hash of everything that decides its result: the code and the parameters of its stages. An
-experiment of that name is that run, whatever commit it was made at; changed code or parameters make another name.
+The name of a run holds a hash of what decides its result, as far as the project knows it: the code and the parameters
+of its stages, the number of threads, and the versions of the libraries that train. An experiment of that name counts as
+that run, whatever commit it was made at; what changed makes another name. The processor and other libraries are not in
+it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from flows import _dvc
 
 LAST, SHARED = "evaluate", "warmstart"
 """The stage that a run ends with, and the last one that arms of one warm start have in common."""
+LIBRARIES = ("torch", "transformers", "trl")
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,9 @@ class Start:
     seed: int
 
     @property
-    def overrides(self) -> tuple[str, ...]:
+    def seeds(self) -> dict[str, int]:
         """What to change in the recipe."""
-        return (f"warmstart.seed={self.seed}",)
+        return {"warmstart.seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -50,40 +54,47 @@ class ArmRun:
     name: str
 
     @property
-    def overrides(self) -> tuple[str, ...]:
+    def seeds(self) -> dict[str, int]:
         """What to change in the arm's recipe."""
-        return (*self.start.overrides, f"train.seed={self.seed}")
+        return seeds_of(self.seed)
+
+
+def seeds_of(seed: int) -> dict[str, int]:
+    """The parameters that one seed of the study stands for."""
+    return {"warmstart.seed": warmstart_seed(seed), "train.seed": seed}
 
 
 def plan_runs(checkout: Path, arms: Sequence[Arm], seeds: int) -> list[ArmRun]:
     """All runs, seed after seed; the recipes are checked. Raises ``ParamsError`` and ``DvcFault``."""
+    _content.cache_clear()  # files may have changed since the last plan
     stages = [stage.name for stage in _dvc.plan(checkout, [LAST])]
     shared = stages[: stages.index(SHARED) + 1]
     recipes = {arm.name: read_params(recipe_path(checkout, arm.recipe)) for arm in arms}
-    for name, raw in recipes.items():
-        check_params(raw, f"recipes/{name}.yaml")
+    for arm in arms:
+        check_params(recipes[arm.name], f"recipes/{arm.recipe}.yaml")
     first: dict[str, str] = {}
     """The first recipe with the same stages up to the warm start, by their hash."""
     runs = []
     for seed in range(seeds):
         for arm in arms:
-            raw = _with_seeds(recipes[arm.name], seed)
+            raw = _with(recipes[arm.name], seeds_of(seed))
             start = Start(first.setdefault(version(checkout, raw, shared), arm.recipe), warmstart_seed(seed))
             runs.append(ArmRun(arm, seed, start, f"{arm.recipe}-s{seed}-{version(checkout, raw, stages)}"))
     return runs
 
 
-def _with_seeds(raw: dict[str, Any], seed: int) -> dict[str, Any]:
-    return raw | {
-        "warmstart": raw["warmstart"] | {"seed": warmstart_seed(seed)},
-        "train": raw["train"] | {"seed": seed},
-    }
+def _with(raw: dict[str, Any], seeds: Mapping[str, int]) -> dict[str, Any]:
+    changed = dict(raw)
+    for name, seed in seeds.items():
+        section, key = name.split(".")
+        changed[section] = changed[section] | {key: seed}
+    return changed
 
 
 def version(checkout: Path, raw: dict[str, Any], stages: Sequence[str]) -> str:
-    """Short hash of the code and the parameters of ``stages``."""
+    """Short hash of the code and the parameters of ``stages``, of threads and libraries."""
     specs = workspace.stages(checkout)
-    facts = {
+    facts: dict[str, Any] = {
         name: {
             "params": {key: workspace.value_of(raw, key) for key in specs[name].get("params", [])},
             "code": {
@@ -94,6 +105,8 @@ def version(checkout: Path, raw: dict[str, Any], stages: Sequence[str]) -> str:
         }
         for name in stages
     }
+    facts["threads"] = workspace.value_of(raw, "runtime.threads")
+    facts["libraries"] = {name: installed(name) for name in LIBRARIES}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 

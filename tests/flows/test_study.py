@@ -6,17 +6,23 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prefect import flow
+from prefect.states import Completed, State
 
-from balcap.params import read_params
+from balcap.params import ParamsError, read_params
 from balcap.study.arms import ARMS, chosen
 from balcap.study.data import read_study
 from flows import _dvc, study_plan
-from flows.study_plan import Start, plan_runs, version
+from flows import study as study_flow
+from flows._worktree import worktree
+from flows.study_gather import gather
+from flows.study_plan import ArmRun, Start, plan_runs, version
 from tests.flows.helpers import sh
 
 PROJECT = Path(__file__).parents[2]
@@ -32,7 +38,8 @@ def test_arms_share_pictures_and_warm_starts() -> None:
         assert run.start.seed == run.seed % 2 and run.start.recipe.startswith("ablation-hard") == (
             run.arm.base != "base"
         )
-        assert run.overrides == (f"warmstart.seed={run.seed % 2}", f"train.seed={run.seed}")
+        assert run.seeds == {"warmstart.seed": run.seed % 2, "train.seed": run.seed}
+        assert run.start.seeds == {"warmstart.seed": run.seed % 2}
     assert [run.name for run in plan_runs(PROJECT, chosen("paper"), 1)] == [run.name for run in runs[:9]]
 
 
@@ -49,12 +56,102 @@ def test_a_run_is_called_after_all_that_decides_its_result(monkeypatch: pytest.M
     other = names(raw | {"train": raw["train"] | {"steps": 1}})
     assert other[0] == before[0] and other[1] != before[1]
     assert names(raw | {"prepare": raw["prepare"] | {"shard_size": 7}})[0] != before[0]
+    assert names(raw | {"runtime": raw["runtime"] | {"threads": 2}})[0] != before[0]
+    installed = study_plan.installed
+    with monkeypatch.context() as newer:
+        newer.setattr(study_plan, "installed", lambda name: "99" if name == "trl" else installed(name))
+        assert names(raw)[0] != before[0]
 
     content = study_plan._content
     monkeypatch.setattr(
         study_plan, "_content", lambda path: "changed" if path.name == "advantages" else content(path)
     )  # fmt: skip
     assert names(raw)[0] == before[0] and names(raw)[1] != before[1]
+
+
+def test_a_refused_recipe_is_named_as_its_file_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = read_params
+    monkeypatch.setattr(
+        study_plan, "read_params", lambda path: read(path) | ({"train": {}} if path.stem == "ablation-grpo" else {})
+    )
+    with pytest.raises(ParamsError, match=r"^recipes/ablation-grpo\.yaml: train"):
+        plan_runs(PROJECT, chosen("paper")[:2], 1)
+
+
+def round_of(monkeypatch: pytest.MonkeyPatch, folder: Path, stopped: bool, **programs: str) -> State[Any]:
+    """One round of runs that are small programs, two at a time."""
+    monkeypatch.setenv("BALCAP_WORK", str(folder))
+    commands = [study_flow.Command(folder, name, (sys.executable, "-c", text)) for name, text in programs.items()]
+    stop = threading.Event()
+    if stopped:
+        stop.set()
+
+    @flow(task_runner=study_flow._RUNNER)
+    def rounds() -> State[Any]:
+        return study_flow._round(commands, stop, None) or Completed(message="all")
+
+    found: State[Any] = rounds(return_state=True)
+    return found
+
+
+def test_a_run_that_fails_ends_no_other_and_is_named_with_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = "import sys; print('why it fails'); sys.exit(3)"
+    good = "from pathlib import Path; Path('made').touch()"
+    state = round_of(monkeypatch, tmp_path, False, bad=bad, worse=bad, good=good)
+    log = tmp_path / "study/bad.log"
+    assert state.is_failed() and f"bad: exit status 3; {log}\nwhy it fails" in str(state.message)
+    assert "worse: exit status 3" in str(state.message) and "good" not in str(state.message)
+    assert (tmp_path / "made").exists() and log.read_text() == "why it fails\n"
+    assert round_of(monkeypatch, tmp_path, False, good=good).is_completed()
+
+
+def test_a_stopped_study_begins_no_more_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = round_of(monkeypatch, tmp_path, True, one="from pathlib import Path; Path('made').touch()")
+    assert state.is_cancelled() and state.message == "one: not begun" and not (tmp_path / "made").exists()
+
+
+def test_two_studies_do_not_run_at_once(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ArmRun(ARMS["full"], 0, Start("ablation-full", 0), "ablation-full-s0-0")
+    monkeypatch.setattr(study_flow, "plan_runs", lambda *_: [run])
+    monkeypatch.setattr(study_flow, "SHARED", "train")
+    with worktree(repo, "study-ablation-full-w0"):
+        state: Any = study_flow.study(repo, "paper", 1, Path("results"), return_state=True)
+    assert state.is_failed() and "a study is in progress" in state.message
+
+
+def test_worktrees_hold_new_code_and_an_edit_while_they_are_made_is_refused(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repo / "rooms/new.py").write_text("NEW = 1\n")
+    seen: list[str] = []
+
+    def plan(root: Path, *_: Any) -> list[ArmRun]:
+        seen.append((root / "rooms/new.py").read_text())
+        if len(seen) == 1:  # somebody saves a file when the names are made and the worktrees are not
+            (repo / "rooms/new.py").write_text("NEW = 2\n")
+        return [ArmRun(ARMS["full"], 0, Start("ablation-full", 0), f"ablation-full-s0-{hash(seen[-1])}")]
+
+    monkeypatch.setattr(study_flow, "plan_runs", plan)
+    monkeypatch.setattr(study_flow, "SHARED", "train")
+    state: Any = study_flow.study(repo, "paper", 1, Path("results"), return_state=True)
+    assert seen == ["NEW = 1\n", "NEW = 2\n"]
+    assert state.is_failed() and "differ from the plan" in state.message
+    assert not [path for path in (repo / ".runs").iterdir() if path.is_dir()]
+
+
+def test_results_stay_when_others_cannot_be_gathered(repo: Path) -> None:
+    kept = repo / "results/data/scores.parquet"
+    picture = repo / "results/pictures/a.png"
+    for path in (kept, picture):
+        path.parent.mkdir(parents=True)
+        path.write_text("kept")
+    sh("git", "update-ref", "refs/exps/ab/cdef/ablation-full-s0-0", "HEAD", cwd=repo)  # an experiment without results
+    run = ArmRun(ARMS["full"], 0, Start("ablation-full", 0), "ablation-full-s0-0")
+    with pytest.raises(_dvc.DvcFault, match=r"or `dvc exp remove ablation-full-s0-0` and run the study again"):
+        gather(repo, [run], Path("results"), "balcap study ablations")
+    assert kept.read_text() == picture.read_text() == "kept"
 
 
 GRPO = {"name": "grpo", "scale": "group", "ddof": 1, "eps": 1e-4, "rank_unmasked": False}
