@@ -58,6 +58,7 @@ class Sigterm:
             self.asked = True
             print("SIGTERM: ending with a checkpoint", file=sys.stderr, flush=True)
         if self._waiting:
+            self._waiting = False  # a second signal must not cut short what ends the wait
             raise Interrupt
 
     def cut(self, wait: Callable[[], T]) -> T | None:
