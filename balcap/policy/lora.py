@@ -4,7 +4,10 @@ W' = W + alpha / rank * B A            A [rank, in] starts at random, B [out, ra
 
 config = lora_config(policy.model, params.train)     # what TRL's trainer puts adapters in by; None without LoRA
 save_adapters(trainer.model, folder), load_adapters(trainer.model, folder)
-policy = merged(policy, trainer.model)               # a plain captioner again
+policy = merged(load_policy(base), trainer.model)    # a plain captioner again
+
+Adapters are merged into a base that was read anew: TRL merges and unmerges them in place whenever it pushes weights
+into vLLM, and each time rounding moves the base in memory a little.
 """
 
 from __future__ import annotations
@@ -12,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate.utils import is_peft_model
 from safetensors.torch import load_file, save_file
 
+from balcap.files import atomic_path
 from balcap.params.train import Lora
 from balcap.policy.folder import PolicyError
 from balcap.policy.store import Policy
@@ -51,8 +54,8 @@ def save_adapters(model: PeftModel, folder: Path, weights: dict[str, Any] | None
     from peft import get_peft_model_state_dict
 
     found = get_peft_model_state_dict(model, state_dict=weights)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}, folder / ADAPTERS)
+    with atomic_path(folder / ADAPTERS) as tmp:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}, tmp)
 
 
 def load_adapters(model: PeftModel, folder: Path) -> None:
@@ -65,9 +68,15 @@ def load_adapters(model: PeftModel, folder: Path) -> None:
     set_peft_model_state_dict(model, saved)
 
 
-def merged(policy: Policy, model: Any) -> Policy:
-    """The captioner with the adapters of ``model``, if it has any, in its weights; uses up ``model``."""
-    return replace(policy, model=model.merge_and_unload()) if is_peft_model(model) else policy
+def merged(fresh: Policy, model: PeftModel, weights: dict[str, Any] | None = None) -> Policy:
+    """``fresh``, which it uses up, with the adapters of ``model`` in its weights; ``weights`` as in
+    :func:`save_adapters`.
+    """
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    whole = get_peft_model(fresh.model, model.peft_config["default"])
+    set_peft_model_state_dict(whole, get_peft_model_state_dict(model, state_dict=weights))
+    return replace(fresh, model=cast(Any, whole).merge_and_unload())
 
 
 def _layers(model: torch.nn.Module, frozen: Sequence[str]) -> dict[str, list[str]]:

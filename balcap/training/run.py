@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model
+from accelerate.utils import is_peft_model
 
 from balcap.llm.background import Background
 from balcap.params.runtime import Launch, Rollouts
 from balcap.params.train import Train
 from balcap.policy.generate import chat_prompt, forbidden_tokens
-from balcap.policy.lora import lora_config, merged
+from balcap.policy.lora import merged
 from balcap.policy.store import Policy, load_policy, quiet
 from balcap.records import Judge, Picture, Question, Reference, Sample
 from balcap.rewards import bind
@@ -92,20 +92,18 @@ def train(
 
 
 def _exported(policy: Policy, trainer: CaptionTrainer, base: Path, launch: Launch) -> Policy:
-    """The trained captioner in one piece, adapters merged; under ZeRO-3 a new one on rank 0, for no rank has it all."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if launch.deepspeed != "zero3":
-        return merged(policy, model)
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if not is_main():
+    """The trained captioner in one piece. With adapters, or where no rank has it all (ZeRO-3), a new one on rank 0."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    sharded, adapted = launch.deepspeed == "zero3", is_peft_model(model)
+    weights: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
+    if not (sharded or adapted) or not is_main():
         return policy
     plain_loading()
     whole = load_policy(base, dtype=weights_dtype(trainer.params, launch))
-    new: Any = whole.model
-    if config := lora_config(new, trainer.params.lora, trainer.params.frozen):
-        new = get_peft_model(new, config)
-    new.load_state_dict(weights)
-    return merged(whole, new)
+    if adapted:
+        return merged(whole, model, weights)
+    whole.model.load_state_dict(weights)
+    return whole
 
 
 def make_trainer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from balcap.policy.folder import PolicyError
 from balcap.policy.lora import ADAPTERS, lora_config
 from balcap.policy.store import load_policy, save_policy
+from balcap.training import run as run_room
 from balcap.training import trainer as trainer_room
 from balcap.training.checkpoint import checkpoints
 from balcap.training.run import Trained, train
@@ -73,6 +75,26 @@ def test_resumed_it_ends_as_if_undisturbed(base: Path, trained: tuple[Trained, P
     assert all(torch.equal(whole[name], value) for name, value in again.policy.model.state_dict().items())
     with pytest.raises(PolicyError, match=r"not those of train\.lora"):
         run(base, tmp_path / "work", lora={**LORA, "rank": 2}, steps=5)
+
+
+def test_a_base_that_moved_in_memory_is_not_exported(
+    base: Path, trained: tuple[Trained, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does a little whenever adapters are merged for vLLM and taken out again."""
+    export = run_room._exported
+
+    def moved(policy: Any, trainer: Any, *rest: Any) -> Any:
+        layers = [p for name, p in trainer.model.named_parameters() if "base_layer" in name]
+        with torch.no_grad():
+            for weight in layers:
+                weight.add_(1.0)
+        assert layers
+        return export(policy, trainer, *rest)
+
+    monkeypatch.setattr(run_room, "_exported", moved)
+    shutil.copytree(trained[1], tmp_path / "work")
+    again = run(base, tmp_path / "work").policy.model.state_dict()  # no step is left to do
+    assert all(torch.equal(again[name], value) for name, value in trained[0].policy.model.state_dict().items())
 
 
 def test_the_kl_reference_is_the_model_without_adapters(
