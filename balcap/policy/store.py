@@ -5,7 +5,7 @@
 
 - **Nothing is unpickled or executed**: pickled weights in a folder are refused, code in it is never imported.
 - **vLLM** looks for CLIP towers under ``vision_tower.vision_model.``, transformers 5 writes ``vision_tower.``; keys are
-  renamed on writing, and transformers reads both (``stack``, section 6.5).
+  renamed on writing, and transformers reads both (``stack``, section 6.5); training renames what it pushes into vLLM.
 - Library versions and origins are left out of the JSON files: the bytes depend on the captioner alone.
 """
 
@@ -124,8 +124,8 @@ def quiet() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _nested(key: str) -> str:
-    """The name under which vLLM looks for a weight of the tower; other names as they are."""
+def nested(key: str) -> str:
+    """The name under which vLLM looks for a weight, by its name in memory or on disk; only a tower's differs."""
     head, found, tail = key.partition(TOWER)
     return f"{head}{NESTED}{tail}" if found and head in ("", "model.") and not key.startswith(head + NESTED) else key
 
@@ -133,7 +133,7 @@ def _nested(key: str) -> str:
 def nest_tower(weights: Path) -> None:
     """Rewrite one safetensors file under vLLM's names; a file without a tower stays as it is."""
     with safe_open(weights, "pt") as f:
-        tensors = {_nested(key): f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+        tensors = {nested(key): f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
         if set(tensors) != set(f.keys()):
             with atomic_path(weights) as tmp:  # tensors may still be views of the file
                 save_file(tensors, tmp, metadata={"format": "pt"})
@@ -146,5 +146,5 @@ def _tidy_json(file: Path) -> None:
     content = json.loads(file.read_text(encoding="utf-8"))
     content = {key: value for key, value in content.items() if key not in HISTORY}
     if "weight_map" in content:
-        content["weight_map"] = {_nested(key): name for key, name in content["weight_map"].items()}
+        content["weight_map"] = {nested(key): name for key, name in content["weight_map"].items()}
     write_json(file, content)
