@@ -2,6 +2,7 @@
 
 ranks = runtime.launch.nodes * runtime.launch.processes
 captions per update and rank = global_batch_size / (updates_per_step * ranks)
+judge_deadline + MARGIN <= collective_timeout       else a slow judge ends the job, not one step's verdicts
 """
 
 from __future__ import annotations
@@ -9,13 +10,19 @@ from __future__ import annotations
 from balcap.params.runtime import Runtime
 from balcap.params.train import Train
 
+MARGIN = 60.0
+"""Seconds that a rank may come later to a collective operation than its judge's deadline says: judging that is given up
+has some seconds to end (``llm.background.GRACE``), and ranks do not begin to judge at the same moment.
+"""
+
 
 def launch_faults(train: Train, runtime: Runtime) -> list[str]:
     """One sentence for each impossible combination; empty when all fits."""
-    return [*_batch(train, runtime.launch.ranks), *_deadlines(train, runtime), *_sampler(train, runtime)]
+    return [*batch_faults(train, runtime.launch.ranks), *_deadlines(train, runtime), *_sampler(train, runtime)]
 
 
-def _batch(train: Train, ranks: int) -> list[str]:
+def batch_faults(train: Train, ranks: int) -> list[str]:
+    """Why ``ranks`` processes cannot share out a phase's captions evenly, groups whole."""
     batch, update = train.global_batch_size, train.global_batch_size // train.updates_per_step
     found = []
     if batch % (ranks * train.group_size):
@@ -33,11 +40,12 @@ def _batch(train: Train, ranks: int) -> list[str]:
 
 def _deadlines(train: Train, runtime: Runtime) -> list[str]:
     limit = runtime.launch.collective_timeout
-    if train.judge_deadline < limit:
+    if train.judge_deadline + MARGIN <= limit:
         return []
     return [
-        f"train.judge_deadline ({train.judge_deadline:g} s) must be below runtime.launch.collective_timeout "
-        f"({limit:g} s): a slow judge would end the whole job instead of one step's unknown verdicts"
+        f"train.judge_deadline ({train.judge_deadline:g} s) must be at least {MARGIN:g} s below "
+        f"runtime.launch.collective_timeout ({limit:g} s): a slow judge would end the whole job "
+        "instead of leaving one step's verdicts unknown"
     ]
 
 
@@ -49,6 +57,12 @@ def _sampler(train: Train, runtime: Runtime) -> list[str]:
         return [f"train.sampler {train.sampler} needs runtime.rollouts"]
     if (rollouts.url is None) == (train.sampler == "vllm_server"):
         return ["runtime.rollouts.url must be an address with train.sampler vllm_server, and null with vllm_colocate"]
+    if train.sampling.top_p < 1.0 or train.sampling.top_k:
+        return [
+            f"train.sampling.top_p ({train.sampling.top_p:g}) must be 1 and top_k ({train.sampling.top_k}) 0 with "
+            f"train.sampler {train.sampler}: vLLM tells the probabilities of a truncated draw, and they bias the "
+            "importance weights; sample with transformers, or not truncated"
+        ]
     if launch.processes % rollouts.tensor_parallel:
         return [
             f"runtime.rollouts.tensor_parallel ({rollouts.tensor_parallel}) must divide runtime.launch.processes "

@@ -36,7 +36,7 @@ class Launch(Strict):
     offload: Literal["none", "optimizer", "parameters"]
     """What DeepSpeed keeps in host memory; `parameters` (zero3) includes the optimiser."""
     collective_timeout: PositiveFloat
-    """Seconds after which processes that wait for a missing one give up; above `train.judge_deadline`."""
+    """Seconds after which processes give up waiting for another; at least a minute above `train.judge_deadline`."""
 
     @property
     def ranks(self) -> int:

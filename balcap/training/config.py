@@ -13,6 +13,7 @@ import torch
 from trl import GRPOConfig
 
 from balcap import rewards
+from balcap.params.launch import batch_faults
 from balcap.params.runtime import Launch, Rollouts
 from balcap.params.train import Train
 from balcap.training.data import TrainingError
@@ -23,18 +24,9 @@ ONE_PROCESS = Launch(nodes=1, processes=1, deepspeed="none", offload="none", col
 
 
 def steps_per_generation(params: Train, ranks: int) -> int:
-    """Micro-batches per phase and rank; raises :class:`TrainingError` where a group would span two ranks."""
-    if params.global_batch_size % (ranks * params.group_size):
-        raise TrainingError(
-            f"train.global_batch_size ({params.global_batch_size}) must be a multiple of {ranks} ranks times "
-            f"train.group_size ({params.group_size}), so that no group spans two ranks"
-        )
-    per_update = params.global_batch_size // params.updates_per_step
-    if per_update % (ranks * params.micro_batch_size):
-        raise TrainingError(
-            f"train.global_batch_size / train.updates_per_step ({per_update}) must be a multiple of {ranks} ranks "
-            f"times train.micro_batch_size ({params.micro_batch_size})"
-        )
+    """Micro-batches per phase and rank; raises :class:`TrainingError` where ranks cannot share them evenly."""
+    if faults := batch_faults(params, ranks):
+        raise TrainingError("; ".join(faults))
     return params.global_batch_size // (ranks * params.micro_batch_size)
 
 

@@ -114,13 +114,21 @@ def test_every_recipe_is_complete_and_names_itself(path: Path) -> None:
         ({"runtime__launch__nodes": 4}, ["train.updates_per_step (64)", "4 ranks", "train.micro_batch_size (64)"]),
         ({"runtime__launch__offload": "optimizer"}, ["runtime.launch", "offload optimizer needs deepspeed"]),
         ({"runtime__launch__offload": "parameters"}, ["runtime.launch", "parameters needs deepspeed zero3"]),
-        ({"train__judge_deadline": 1800.0}, ["train.judge_deadline (1800 s)", "collective_timeout (1800 s)"]),
+        ({"train__judge_deadline": 1741.0}, ["train.judge_deadline (1741 s)", "60 s below", "_timeout (1800 s)"]),
         ({"train__sampler": "vllm_colocate"}, ["train.sampler vllm_colocate needs runtime.rollouts"]),
         ({"runtime__rollouts": ROLLOUTS}, ["runtime.rollouts must be null with train.sampler transformers"]),
         ({"train__sampler": "vllm_server", "runtime__rollouts": ROLLOUTS}, ["runtime.rollouts.url must be"]),
         (
             {"train__sampler": "vllm_colocate", "runtime__rollouts": {**ROLLOUTS, "tensor_parallel": 2}},
             ["tensor_parallel (2) must divide runtime.launch.processes (1)"],
+        ),
+        (
+            {"train__sampler": "vllm_colocate", "runtime__rollouts": ROLLOUTS, "train__sampling__top_p": 0.9},
+            ["train.sampling.top_p (0.9) must be 1", "train.sampler vllm_colocate"],
+        ),
+        (
+            {"train__sampler": "vllm_colocate", "runtime__rollouts": ROLLOUTS, "train__sampling__top_k": 50},
+            ["top_k (50) 0 with train.sampler vllm_colocate"],
         ),
         ({"train__alarms__when": {"dead": {"limit": 0.9, "action": "shout"}}}, ["train.alarms.when.dead", "'pause'"]),
     ],
