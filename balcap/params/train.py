@@ -180,7 +180,8 @@ class Train(Strict):
     micro_batch_size: PositiveInt
     """Captions per forward and backward pass on one rank."""
     precision: Literal["float32", "bfloat16"]
-    """bfloat16 keeps float32 weights and computes under autocast."""
+    """bfloat16 keeps float32 weights and computes under autocast; with `runtime.launch.deepspeed` weights are bfloat16,
+    with float32 masters beside them."""
     gradient_checkpointing: bool
     """Recompute activations in the backward pass: less memory, more time, the same result."""
     sampler: Literal["transformers", "vllm_colocate", "vllm_server"]
