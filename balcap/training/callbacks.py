@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.models.utils import unwrap_model_for_generation
 
@@ -25,7 +26,7 @@ from balcap.policy.store import Policy
 from balcap.progress import Progress
 from balcap.records import Caption, Picture
 from balcap.training.judging import Group, Judging, Scored
-from balcap.training.metrics import TIMES
+from balcap.training.metrics import TIMES, over_ranks
 from balcap.training.ranks import is_main
 from balcap.training.trainer import CaptionTrainer
 
@@ -85,9 +86,13 @@ class Reporter(TrainerCallback):
         self._logs: dict[str, float] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if not self.history.samples:
-            self._show(0)
+        step = state.global_step // self.params.updates_per_step
+        if self._look_is_due(step) and all(row["step"] != step for row in self.history.samples):
+            self._show(step)  # at the start, or where SIGTERM cut the look short that the checkpoint should hold
         self.trainer.clock.restart()
+
+    def _look_is_due(self, step: int) -> bool:
+        return step % self.params.samples_every == 0 or step == self.params.steps
 
     def on_pre_optimizer_step(self, *args: Any, **_: Any) -> None:
         self._optimizer = self.trainer.clock("update")
@@ -103,13 +108,19 @@ class Reporter(TrainerCallback):
         times = self.trainer.clock.take() | {"judge_total": self.judging.seconds}
         measured = self.trainer.measured
         self.history.curves.append({"step": step} | {k: None if math.isnan(v) else v for k, v in measured.items()})
-        seconds = {f"time/{name}": times.get(name, 0.0) for name in TIMES}
-        self.run.log(measured | seconds | self.judging.judge.account(), step=step)
         means = {name: measured[f"reward/{name}/mean"] for name in self.judging.names}
         if is_main():
             self.progress.advance(note=" ".join(f"{name} {value:.2f}" for name, value in means.items()))
-        if step % self.params.samples_every == 0 or step == self.params.steps:
+        if self._look_is_due(step):
             self._show(step)
+        times["samples"] = self.trainer.clock.take().get("samples", 0.0)
+        self._log(step, times)
+
+    def _log(self, step: int, times: Mapping[str, float]) -> None:
+        """Metrics and times of a step, and what the judges of all ranks have cost so far."""
+        seconds = {f"time/{name}": times.get(name, 0.0) for name in TIMES}
+        costs = over_ranks(gather_object([self.judging.judge.account()]))
+        self.run.log(self.trainer.measured | seconds | costs, step=step)
         self.trainer.clock.restart()
 
     def on_log(
@@ -125,10 +136,14 @@ class Reporter(TrainerCallback):
     def _show(self, step: int) -> None:
         """What the captioner says of the fixed pictures now, judged as in training; leaves every random state alone."""
         trainer = self.trainer
-        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
-            captions = self._captions(replace(trainer.policy, model=model))
-        if is_main():
-            self._tell(step, captions)
+        again = trainer.args.gradient_checkpointing_kwargs  # how checkpointing is switched on again behind it
+        with trainer.clock("samples"):
+            with unwrap_model_for_generation(
+                trainer.model_wrapped, trainer.accelerator, gradient_checkpointing_kwargs=again
+            ) as model:
+                captions = self._captions(replace(trainer.policy, model=model))
+            if is_main():
+                self._tell(step, captions)
 
     def _captions(self, policy: Policy) -> list[Caption]:
         """On every rank, though equal on all: under ZeRO-3 they generate together or not at all."""
@@ -140,16 +155,19 @@ class Reporter(TrainerCallback):
             temperature=params.sampling.temperature,
             max_new_tokens=params.sampling.max_new_tokens,
             seed=params.seed,
-            batch_size=params.micro_batch_size,
+            batch_size=len(self.shown),
         )
         policy.model.train()
         return captions
 
     def _tell(self, step: int, captions: list[Caption]) -> None:
-        """Verdicts and rewards of the fixed pictures' captions, into history and tracking."""
+        """Verdicts and rewards of the fixed pictures' captions, into history and tracking; nothing after SIGTERM."""
         groups = [Group(picture, [caption]) for picture, caption in zip(self.shown, captions, strict=True)]
         self.judging.dispatch(groups)
-        rows = [self._row(step, group, scored) for group, scored in zip(groups, self.judging.collect(), strict=True)]
+        judged = self.trainer.sigterm.cut(self.judging.collect)
+        if judged is None:
+            return
+        rows = [self._row(step, group, scored) for group, scored in zip(groups, judged, strict=True)]
         self.history.samples += rows
         pictures = [group.picture.sample.image for group in groups]
         self.run.table("samples", pd.DataFrame(rows).assign(picture=pictures), images=["picture"])

@@ -15,7 +15,7 @@ quality/NAME       mean of every reward that the judge's answers allow, on or of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -31,7 +31,8 @@ QUALITY = tuple(f"quality/{name}" for name in REWARDS)
 OTHER = ("length/words", "length/ratio", "length/masked", *TEXT, *QUALITY, "judge/failure_rate", "advantage/std")
 IMPORTANCE = ("sampling/zeroed", "sampling/truncated")
 ENTROPY = "policy/entropy"
-TIMES = ("generate", "judge_total", "judge_exposed", "logprobs", "update", "step")
+TIMES = ("generate", "judge_total", "judge_exposed", "logprobs", "update", "step", "samples")
+"""Seconds; ``step`` is a whole step without ``samples``, the look at the fixed pictures behind it."""
 
 
 def metric_names(rewards: Sequence[str]) -> list[str]:
@@ -66,6 +67,12 @@ def correlation(pair: Array, group_size: int) -> float:
     x, y = away[~np.isnan(away).any(axis=1)].T
     spread = np.sqrt([(x**2).sum(), (y**2).sum()])
     return float((x * y).sum() / spread.prod()) if spread.min() > TOLERANCE else float("nan")
+
+
+def over_ranks(accounts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Counts of all ranks together, by name; zeros are kept, and a count that some ranks lack is theirs who have it."""
+    names = dict.fromkeys(name for account in accounts for name in account)
+    return {name: sum(account.get(name, 0.0) for account in accounts) for name in names}
 
 
 def importance_metrics(zeroed: float, truncated: float, count: float) -> dict[str, float]:

@@ -172,23 +172,32 @@ def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(
     assert_same(run(base, tmp_path), undisturbed)
 
 
+WAITS = {
+    "captions of step 3": (2 + 2 * 4 + 2, "checkpoint-4"),
+    "the look behind step 2": (2 + 2 * 4, "checkpoint-4"),
+    "the last look": (2 + 2 * 4 + 2 + 2 * 4, "checkpoint-8"),
+}
+"""How many groups are judged before: those of the looks at the start and behind steps 2 and 4, and of the steps."""
+
+
+@pytest.mark.parametrize("wait", WAITS)
 def test_sigterm_ends_the_wait_for_a_judge_at_once(
-    base: Path, undisturbed: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: Path, undisturbed: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], wait: str
 ) -> None:
-    asked, woken = 0, threading.Event()
+    (before, kept), asked, woken = WAITS[wait], 0, threading.Event()
 
     def silent(judged: list[Judgement]) -> list[Judgement]:
         nonlocal asked
         asked += 1
-        if asked == 2 + 2 * 4 + 2 + 1:  # shown, two steps, shown again: the first group of step 3
+        if asked == before + 1:
             terminate()
             woken.wait(120)
         return judged
 
-    with pytest.raises(Stopped, match="checkpoint-4 is kept"):
+    with pytest.raises(Stopped, match=f"{kept} is kept"):
         run(base, tmp_path, world.CountingJudge(silent), judge_deadline=100.0)
     woken.set()
-    assert names(tmp_path)[-1] == "checkpoint-4"
+    assert names(tmp_path)[-1] == kept
     assert capsys.readouterr().err.count("SIGTERM: ending with a checkpoint") == 1
     assert_same(run(base, tmp_path), undisturbed)
 
@@ -234,9 +243,20 @@ def files_end_at(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("method", ["_write_shared", "_write", "_finish"])
+LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "lora"),
+    [("_write_shared", None), ("_write", None), ("_finish", None), ("_write_model", LORA)],
+)
 def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_else(
-    base: Path, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    base: Path,
+    undisturbed: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    lora: dict[str, Any] | None,
 ) -> None:
     original = getattr(Checkpointed, method)
 
@@ -246,10 +266,11 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_else(
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="free some space and run again") as error:
         patch.setattr(Checkpointed, method, full)
-        run(base, tmp_path)
+        run(base, tmp_path, lora=lora)
     assert "checkpoint-4 is kept" in str(error.value) and error.value.filename == str(tmp_path / "checkpoint-8")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"] and newest(tmp_path)
-    assert_same(run(base, tmp_path), undisturbed)
+    if lora is None:
+        assert_same(run(base, tmp_path), undisturbed)
 
 
 def test_a_damaged_checkpoint_is_not_gone_on_from(
