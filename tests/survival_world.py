@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 
 from balcap.params.runtime import Launch
 from balcap.policy.store import save_policy
+from balcap.training import manifest
 from balcap.training.checkpoint import Checkpointed
 from balcap.training.deepspeed import plain_loading
 from balcap.training.ranks import is_main, join, run_rank
@@ -73,6 +74,16 @@ def misfortune(act: str) -> None:
         Checkpointed._write = write  # type: ignore[method-assign]
 
 
+def late_disk() -> None:
+    """A listing of the last rank does not show what the first one wrote, as on a disk over the network."""
+    listed = manifest.files
+
+    def files(folder: Path) -> list[str]:
+        return [name for name in listed(folder) if is_main() or os.environ["RANK"] in name]
+
+    manifest.files = files
+
+
 def play(act: str, folder: Path, stage: str) -> str:
     """Train in ``folder``; how it ended."""
     AcceleratorState._reset_state()  # DeepSpeed's are meant for one training per process
@@ -96,6 +107,7 @@ def play(act: str, folder: Path, stage: str) -> str:
 def rank() -> None:
     """All acts: an undisturbed run, and one that is disturbed again and again."""
     torch.set_num_threads(1)
+    late_disk()
     folder, stage = Path(sys.argv[1]), sys.argv[2]
     join(Launch.model_validate(launch(stage)))
     acts = [("quiet", "quiet"), *((act, "disturbed") for act in ("sigterm", "nan", "full disk", "again"))]

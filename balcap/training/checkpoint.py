@@ -1,7 +1,7 @@
 """Checkpoints of training: complete under their name or not there at all, without pickles, verified when they are read.
 
     checkpoint-N/policy/                captioner folder; with LoRA the adapters alone
-    checkpoint-N/optimizer.safetensors  its moments; with DeepSpeed each rank's part of them, in shards/
+    checkpoint-N/optimizer.safetensors  its moments; with DeepSpeed each rank's part of moments and masters, in shards/
     checkpoint-N/rank-R.safetensors     random numbers and learning rate of rank R
     checkpoint-N/*.json                 counters, curves, and last of all the manifest: sha256 of every file
 
@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object, is_peft_model
+from safetensors import SafetensorError
 from trl import GRPOTrainer
 
 from balcap.files import remove
@@ -103,7 +104,9 @@ class Checkpointed(GRPOTrainer):
         try:
             self._together(target, lambda: self._clear(partial))
             self._together(target, lambda: self._write(partial, weights))
-            digests = self._together(target, lambda: self._hash(partial))
+            # Each rank sees at least its own files: a disk over the network may show those of others late.
+            names = sorted(self._together(target, lambda: dict.fromkeys(manifest.files(partial), "")))
+            digests = self._together(target, lambda: self._hash(partial, names))
             self._together(target, lambda: self._finish(partial, target, digests))
         finally:
             if self.accelerator.is_main_process:
@@ -125,12 +128,14 @@ class Checkpointed(GRPOTrainer):
         mine: dict[str, str] | OSError | None
         try:
             mine = do()
+        except SafetensorError as error:
+            mine = OSError(errno.EIO, str(error))
         except OSError as error:
             mine = OSError(error.errno, error.strerror or str(error))
         found = gather_object([mine])
         if failed := next((one for one in found if isinstance(one, OSError)), None):
-            fix = f"{failed.strerror}; free some space and run again, {self.kept()}"
-            raise OSError(failed.errno, fix, str(target))
+            first = "" if failed.errno == errno.EIO else "free some space and "
+            raise OSError(failed.errno, f"{failed.strerror}; {first}run again, {self.kept()}", str(target))
         return {name: digest for one in found if one for name, digest in one.items()}
 
     def _clear(self, partial: Path) -> None:
@@ -171,16 +176,15 @@ class Checkpointed(GRPOTrainer):
         else:
             save_policy(replace(self.policy, model=model), folder, weights)
 
-    def _hash(self, partial: Path) -> dict[str, str]:
+    def _hash(self, partial: Path, names: list[str]) -> dict[str, str]:
         """Hashes of this rank's share of all files, dealt out: who wrote them does not matter."""
-        return manifest.hashes(partial, manifest.files(partial)[self.accelerator.process_index :: self.ranks])
+        _check_there(partial, names)
+        return manifest.hashes(partial, names[self.accelerator.process_index :: self.ranks])
 
     def _finish(self, partial: Path, target: Path, digests: dict[str, str]) -> None:
         """Give it its name, and let older ones go; later ones are of a run that went on from a damaged checkpoint."""
         if not self.accelerator.is_main_process:
             return
-        if missing := [name for name in map(self._own_file, range(self.ranks)) if name not in digests]:
-            raise OSError(errno.EIO, f"{missing[0]} is not there: all machines need one disk (BALCAP_WORK)")
         manifest.write(partial, self.setting(), digests)
         remove(target)
         os.replace(partial, target)
@@ -198,7 +202,8 @@ class Checkpointed(GRPOTrainer):
         if is_peft_model(self.model):
             load_adapters(self.accelerator.unwrap_model(self.model), folder)
         else:
-            self.policy.model.load_state_dict(load_policy(folder).model.state_dict())
+            saved = load_policy(folder, dtype=self.policy.model.dtype)
+            self.policy.model.load_state_dict(saved.model.state_dict())
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
@@ -211,12 +216,14 @@ class Checkpointed(GRPOTrainer):
         return prepared
 
     def _restore(self, folder: Path) -> None:
-        """Optimizer and learning rate, and with DeepSpeed the weights."""
+        """Optimizer and learning rate, and with DeepSpeed the weights, which Trainer loads only without it."""
         manifest.check_setting(folder, self.setting())
         if self.is_deepspeed_enabled:
             from balcap.training.shards import load_shards
 
             load_shards(self.model_wrapped, folder)
+            if self.model_wrapped.zero_optimization_stage() < 3:
+                self._load_from_checkpoint(str(folder))
         else:
             self.optimizer.load_state_dict(load_nested(folder / OPTIMIZER))
         self.lr_scheduler.load_state_dict(self._own(folder)["schedule"])
@@ -228,6 +235,12 @@ class Checkpointed(GRPOTrainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             set_random_state(self._own(Path(checkpoint))["random"])
+
+
+def _check_there(folder: Path, names: list[str]) -> None:
+    """Raise ``OSError`` if a file that some rank sees is not to be seen from here."""
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise OSError(errno.EIO, f"{missing[0]} is not there: all machines need one disk (BALCAP_WORK)")
 
 
 RandomState = dict[str, Any]

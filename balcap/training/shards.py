@@ -2,11 +2,12 @@
 
     adopt(engine)                       # once, after it was made
     save_shards(engine, folder)         # all ranks together
-    load_shards(engine, folder)
+    load_shards(engine, folder)         # the weights, below ZeRO-3, are the caller's
 
-DeepSpeed names its files ``….pt``; here each is a folder of that name with one safetensors file in it. Frozen weights
-are left out, they are those of the base. An error while writing is kept until all ranks have met, because whoever
-leaves early would let the others wait.
+DeepSpeed names its files ``….pt``; here each is a folder of that name with one safetensors file in it. Weights are left
+out where every rank has them all, for the checkpoint's captioner holds them; ZeRO-3 makes them from float32 masters.
+Frozen ones are those of the base. An error while writing is kept until all ranks have met, because whoever leaves early
+would let the others wait.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
+from safetensors import SafetensorError
 
 from balcap.training.nested import load_nested, save_nested
 
 STATE = "state.safetensors"
 TAG = "shards"
-SCALER = "loss_scaler"
+MODULE, SCALER = "module", "loss_scaler"
 LEFT_OUT = frozenset({SCALER, "param_slice_mappings"})
 """Objects of DeepSpeed: the scaler of float16, which is never used here, and a table for its universal format."""
 
@@ -32,7 +34,7 @@ class Safe(CheckpointEngine):
         super().__init__()
         self.name = "safetensors"
         self.engine = engine
-        self.error: OSError | None = None
+        self.error: OSError | SafetensorError | None = None
 
     def create(self, info: CheckpointCommitInfo) -> None:
         self.error = None
@@ -41,9 +43,11 @@ class Safe(CheckpointEngine):
         """Folders come with their files."""
 
     def save(self, state_dict: Any, path: str) -> None:
+        if MODULE in state_dict and self.engine.zero_optimization_stage() < 3:
+            state_dict = {**state_dict, MODULE: {}}
         try:
             save_nested(plain(state_dict), Path(path) / STATE)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             self.error = self.error or error
 
     def load(self, path: str, map_location: Any = None) -> Any:
@@ -73,12 +77,12 @@ def adopt(engine: Any) -> None:
 
 
 def save_shards(engine: Any, folder: Path) -> None:
-    """Write this rank's part into ``folder``; all ranks call it together. Raises ``OSError`` once they have met."""
+    """Write this rank's part into ``folder``; all ranks call it together. Raises its error once they have met."""
     engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
     if engine.checkpoint_engine.error:
         raise engine.checkpoint_engine.error
 
 
 def load_shards(engine: Any, folder: Path) -> None:
-    """Bring weights and optimizer of this rank back from ``folder``; frozen weights stay as they are."""
+    """Bring this rank's part of the optimizer back from ``folder``, under ZeRO-3 the trained weights too."""
     engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
