@@ -111,7 +111,7 @@ class Planner:
         weights = own * found.total / (ranks if stage == 3 else 1)
         gradients = (4 / ranks if stage >= 2 else own) * found.trained
         optimizer = (12 if stage else 8) * found.trained / (ranks if stage else 1)
-        copied = stage > 0 and not (pure and stage == 2)  # gradients for the optimiser; zero2's are flat float32 already
+        copied = stage > 0 and not (pure and stage == 2)  # gradients, for the optimiser; zero2's are flat float32
         update = 4 * found.trained / ranks if copied else 0.0
         host = _offloaded(launch.offload, weights, gradients if stage >= 2 else 0.0, optimizer)
         if launch.offload != "none":

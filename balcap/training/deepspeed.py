@@ -5,7 +5,7 @@
 
 With ``train.precision`` bfloat16 weights are bfloat16 and DeepSpeed keeps float32 masters of them. Gradients of several
 micro-batches are added in float32, else what is small beside the sum would be lost; only zero1 adds bfloat16. The
-optimiser is torch's AdamW everywhere, so that a CPU needs no compiler and a GPU gives what a run without DeepSpeed gives.
+optimiser is torch's AdamW everywhere, so that a CPU needs no compiler and a GPU gives what it gives without DeepSpeed.
 """
 
 from __future__ import annotations
