@@ -13,7 +13,6 @@ import typer
 from balcap.cli_caption import caption
 from balcap.cli_fail import fail
 from balcap.cli_judge import judge
-from balcap.cli_plan import plan
 from balcap.cli_serve import app as serve
 
 app = typer.Typer(
@@ -44,7 +43,6 @@ recipes = typer.Typer(
 app.add_typer(recipes, name="recipe")
 app.add_typer(judge, name="judge")
 app.command()(caption)
-app.command()(plan)
 app.add_typer(serve, name="serve")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Recipe, as `balcap recipe list` names it.")]

@@ -1,6 +1,6 @@
-"""The console script ``balcap``: the library's commands (``balcap/cli.py``) and those that start flows or their UIs.
+"""The console script ``balcap``: the library's commands (``balcap/cli.py``) and those that need flows or DVC.
 
-balcap run | resume | demo | ui | recipe …
+balcap run | resume | plan | study | demo | ui | recipe …
 
 A run ends with 0 when it is complete, 75 when one of its alarms paused it, 130 when it was cancelled, else 1 or 2.
 """
@@ -16,6 +16,7 @@ import typer
 
 from balcap.cli import app
 from balcap.cli_fail import fail
+from flows.cli_plan import plan
 from flows.cli_study import study
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Run stages that have
 Targets = Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="Stages to run, with what they need.")]
 
 
+app.command()(plan)
 app.add_typer(study, name="study")
 
 

@@ -31,7 +31,7 @@ RANKS = [
     {"warmstart", "training", "evaluation", "registry", "serve"},
     {"tracking", "caption", "scoring", "study"},
     {"calibration", "plan"},
-    {"cli_caption", "cli_calibrate", "cli_plan", "cli_serve"},
+    {"cli_caption", "cli_calibrate", "cli_serve"},
     {"cli_judge"},
     {"cli"},
 ]

@@ -22,7 +22,8 @@ def plan(
     ] = None,
     gpu_memory: Annotated[float, typer.Option(min=0.1, help="Of one GPU, GB (10^9 bytes).")] = 80.0,
     changes: Annotated[
-        list[str] | None, typer.Option("--set-param", "-S", metavar="KEY=VALUE", help="Change a parameter.")
+        list[str] | None,
+        typer.Option("--set-param", "-S", metavar="KEY=VALUE", help="Change a parameter, as DVC does."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object: bytes, tokens, seconds.")] = False,
     caption_tokens: Annotated[int, typer.Option(min=1, help="Of a typical caption, for judge and hours.")] = 256,
@@ -40,17 +41,13 @@ def plan(
     [dim]$[/dim] balcap plan -r llava-1.5-7b --gpus 1 --gpu-memory 24 -S runtime.launch.deepspeed=none
     [dim]$[/dim] balcap plan -r llava-1.5-7b -S train.micro_batch_size=8 --json
     """
-    from balcap.params import ParamsError, check_params, load_params, read_params
-    from balcap.recipes import recipe_path
+    from balcap.params import ParamsError
+    from flows._dvc import OverrideError
+    from flows.request import RunRequest, check
 
     try:
-        path = recipe_path(Path(), recipe) if recipe else Path("params.yaml")
-        params = load_params(path)
-        if changes:
-            from balcap.plan.override import override
-
-            params = check_params(override(read_params(path), changes), f"{path} with -S")
-    except ParamsError as error:
+        params = check(Path.cwd(), RunRequest.model_validate({"recipe": recipe, "overrides": changes or ()}))
+    except (ParamsError, OverrideError) as error:
         fail(str(error))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # upstream's notes about names that it is about to drop
