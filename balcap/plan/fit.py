@@ -5,7 +5,11 @@ for fault in faults(planner, params): ...      # empty when it fits
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import ValidationError
 
 from balcap.params import Params
 from balcap.params.runtime import Launch
@@ -13,13 +17,28 @@ from balcap.params.train import Lora
 from balcap.plan.memory import Need, Planner
 
 GB = 1e9
+ENGINE_ROOM = 0.05
+"""Share of a GPU for what vLLM computes with, and for more than one caption."""
 LORA = Lora(rank=16, alpha=32, dropout=0.05, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
 
 
-def changed(params: Params, train: dict[str, Any] | None = None, launch: dict[str, Any] | None = None) -> Params:
-    """Parameters with some keys of ``train`` and of ``runtime.launch`` replaced."""
-    runtime = params.runtime.model_copy(update={"launch": params.runtime.launch.model_copy(update=launch or {})})
-    return params.model_copy(update={"train": params.train.model_copy(update=train or {}), "runtime": runtime})
+def changed(
+    params: Params,
+    train: dict[str, Any] | None = None,
+    launch: dict[str, Any] | None = None,
+    rollouts: dict[str, Any] | None = None,
+) -> Params:
+    """Parameters with some keys of ``train``, ``runtime.launch`` and ``runtime.rollouts`` replaced.
+
+    Raises ``ValidationError`` for a launch that cannot be.
+    """
+    runtime = params.runtime
+    update: dict[str, Any] = {"launch": Launch.model_validate(runtime.launch.model_dump() | (launch or {}))}
+    if runtime.rollouts and rollouts:
+        update["rollouts"] = runtime.rollouts.model_copy(update=rollouts)
+    return params.model_copy(
+        update={"train": params.train.model_copy(update=train or {}), "runtime": runtime.model_copy(update=update)}
+    )
 
 
 def stages(launch: Launch) -> list[Launch]:
@@ -35,7 +54,7 @@ def stages(launch: Launch) -> list[Launch]:
 
 def faults(planner: Planner, params: Params) -> list[str]:
     """Why it does not fit, with what to change; empty when it does."""
-    found = _engine(planner, params)
+    found = _length(planner, params) + _engine(planner, params)
     need = planner.need(params)
     if need.peak > planner.gpu:
         found.append(f"{_why(planner, params, need)}: {_advice(planner, params)}")
@@ -59,48 +78,72 @@ def _why(planner: Planner, params: Params, need: Need) -> str:
 
 def _advice(planner: Planner, params: Params) -> str:
     """The first row of changes that fits, and the first with LoRA if that row has none."""
-    full = _first_fit(planner, params, _steps(params))
+    full = _first_fit(planner, params, _steps(planner, params))
     if params.train.lora:
         return full or NOTHING
-    adapters: Step = ("train.lora (rank 16)", {"lora": LORA}, {})
-    with_lora = _first_fit(planner, params, [adapters, *_steps(params)])
-    return ", or ".join(way for way in (full, with_lora) if way) or NOTHING
+    adapters = Step("train.lora (rank 16)", train={"lora": LORA})
+    with_lora = _first_fit(planner, params, [adapters, *_steps(planner, params)])
+    ways = [full, with_lora if adapters.words in with_lora else ""]
+    return ", or ".join(way for way in ways if way) or NOTHING
 
 
-Step = tuple[str, dict[str, Any], dict[str, Any]]
-NOTHING = "no setting makes it fit; take GPUs with more memory, or more of them (--gpus), or a smaller captioner"
+@dataclass(frozen=True)
+class Step:
+    """A change in words, and the keys of each section that it sets."""
+
+    words: str
+    train: dict[str, Any] = field(default_factory=dict)
+    launch: dict[str, Any] = field(default_factory=dict)
+    rollouts: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, params: Params) -> Params:
+        """The parameters, changed; raises ``ValidationError`` where they allow no such change."""
+        return changed(params, self.train, self.launch, self.rollouts)
 
 
-def _steps(params: Params) -> list[Step]:
+NOTHING = "none of the settings tried makes it fit; take larger GPUs, or more of them (--gpus), or a smaller captioner"
+
+
+def _steps(planner: Planner, params: Params) -> list[Step]:
     """Changes by what they cost: nothing of the result changes, later ones are slower."""
     train, launch, found = params.train, params.runtime.launch, list[Step]()
+    if share := _share(planner, params):
+        found.append(Step(f"runtime.rollouts.gpu_memory: {share:g}", rollouts={"gpu_memory": share}))
     if train.sampler == "transformers":
         words = "train.sampler: vllm_server with runtime.rollouts (another GPU writes the captions)"
-        found.append((words, {"sampler": "vllm_server"}, {}))
+        found.append(Step(words, train={"sampler": "vllm_server"}))
     if train.precision == "bfloat16" and launch.deepspeed == "none":
-        found.append(("runtime.launch.deepspeed: zero2", {}, {"deepspeed": "zero2"}))
+        found.append(Step("runtime.launch.deepspeed: zero2", launch={"deepspeed": "zero2"}))
     if not train.gradient_checkpointing:
-        found.append(("train.gradient_checkpointing: true", {"gradient_checkpointing": True}, {}))
+        found.append(Step("train.gradient_checkpointing: true", train={"gradient_checkpointing": True}))
     if train.micro_batch_size > 1:
-        found.append(("train.micro_batch_size: 1", {"micro_batch_size": 1}, {}))
+        found.append(Step("train.micro_batch_size: 1", train={"micro_batch_size": 1}))
     if launch.ranks > 1:
-        found += [(f"runtime.launch.deepspeed: {s}", {}, {"deepspeed": s}) for s in ("zero2", "zero3")]
+        found += [Step(f"runtime.launch.deepspeed: {s}", launch={"deepspeed": s}) for s in ("zero2", "zero3")]
     for stage, offload in (("zero2", "optimizer"), ("zero3", "parameters")):
         words = f"runtime.launch.deepspeed: {stage} with runtime.launch.offload: {offload}"
-        found.append((words, {}, {"deepspeed": stage, "offload": offload}))
-    return found
+        found.append(Step(words, launch={"deepspeed": stage, "offload": offload}))
+    return [step for step in found if _allowed(params, step)]
+
+
+def _allowed(params: Params, step: Step) -> bool:
+    try:
+        step.of(params)
+    except ValidationError:
+        return False
+    return True
 
 
 def _first_fit(planner: Planner, params: Params, steps: list[Step]) -> str:
     """The single change that makes it fit; otherwise the shortest row of them, useless ones left out."""
-    for words, train, launch in steps:
-        if _fits(planner, changed(params, train, launch)):
-            return f"set {words}"
+    for step in steps:
+        if _fits(planner, step.of(params)):
+            return f"set {step.words}"
     row: list[Step] = []
     for step in steps:
-        row = [kept for kept in row if not step[2] or not kept[2]] + [step]
+        row = [kept for kept in row if not step.launch or not kept.launch] + [step]
         if _fits(planner, _all(params, row)):
-            return "set " + ", ".join(words for words, _, _ in _shortest(planner, params, row))
+            return "set " + ", ".join(one.words for one in _shortest(planner, params, row))
     return ""
 
 
@@ -113,33 +156,54 @@ def _shortest(planner: Planner, params: Params, row: list[Step]) -> list[Step]:
 
 
 def _all(params: Params, row: list[Step]) -> Params:
-    for _, train, launch in row:
-        params = changed(params, train, launch)
+    for step in row:
+        params = step.of(params)
     return params
 
 
 def _fits(planner: Planner, params: Params) -> bool:
-    return planner.need(params).peak <= planner.gpu
+    return planner.need(params).peak <= planner.gpu and not _engine(planner, params)
 
 
 def _engine(planner: Planner, params: Params) -> list[str]:
     """Whether vLLM's share holds the weights and one caption of greatest length."""
-    rollouts, found = params.runtime.rollouts, planner.shape(params)
+    rollouts = params.runtime.rollouts
     if params.train.sampler != "vllm_colocate" or rollouts is None:
         return []
-    weights = 2.0 * found.total / rollouts.tensor_parallel
-    longest = 4.0 * found.layers * found.kv * rollouts.max_model_length / rollouts.tensor_parallel
-    share = rollouts.gpu_memory * planner.gpu
-    if planner.tokens(params) > rollouts.max_model_length:
+    share, least = rollouts.gpu_memory * planner.gpu, _engine_bytes(planner, params)
+    if least > share:
         return [
-            f"a prompt with its picture and the longest caption are {planner.tokens(params)} tokens: set "
-            f"runtime.rollouts.max_model_length (now {rollouts.max_model_length}) to at least that, or "
-            "train.sampling.max_new_tokens or prepare.images.size lower"
-        ]
-    if weights + longest > share:
-        least = (weights + longest) / planner.gpu
-        return [
-            f"vLLM needs {(weights + longest) / GB:.3g} GB for weights and one caption, {share / GB:.3g} GB are its "
-            f"share: set runtime.rollouts.gpu_memory (now {rollouts.gpu_memory:g}) above {least:.2f}"
+            f"vLLM needs {least / GB:.3g} GB for weights and one caption, {share / GB:.3g} GB are its share: set "
+            f"runtime.rollouts.gpu_memory (now {rollouts.gpu_memory:g}) above {least / planner.gpu:.2f}"
         ]
     return []
+
+
+def _length(planner: Planner, params: Params) -> list[str]:
+    """Whether vLLM takes the longest prompt and caption."""
+    rollouts, tokens = params.runtime.rollouts, planner.tokens(params)
+    if params.train.sampler != "vllm_colocate" or rollouts is None or tokens <= rollouts.max_model_length:
+        return []
+    return [
+        f"a prompt with its picture and the longest caption are {tokens} tokens: set "
+        f"runtime.rollouts.max_model_length (now {rollouts.max_model_length}) to at least that, or "
+        "train.sampling.max_new_tokens or prepare.images.size lower"
+    ]
+
+
+def _engine_bytes(planner: Planner, params: Params) -> float:
+    """Of weights and one caption of greatest length, on each GPU of an engine."""
+    rollouts, found = params.runtime.rollouts, planner.shape(params)
+    if rollouts is None:
+        return 0.0
+    return (2.0 * found.total + 4.0 * found.layers * found.kv * rollouts.max_model_length) / rollouts.tensor_parallel
+
+
+def _share(planner: Planner, params: Params) -> float | None:
+    """The share of a GPU, in twentieths, that is enough for a colocated engine; None where it has no more than that."""
+    rollouts = params.runtime.rollouts
+    if params.train.sampler != "vllm_colocate" or rollouts is None:
+        return None
+    least = _engine_bytes(planner, params) / planner.gpu
+    share = math.ceil(20 * (least + ENGINE_ROOM)) / 20
+    return share if share < 1 and not least <= rollouts.gpu_memory <= share else None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +13,22 @@ import pytest
 import torch
 import twins
 import yaml
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoTokenizer, LlavaConfig
 from typer.testing import CliRunner
 
-from balcap.cli import app
 from balcap.params import Params, ParamsError, check_params, load_params, read_params
-from balcap.plan import plan
+from balcap.plan import fit, plan
 from balcap.plan.captioner import CaptionerUnknown, captioner, llava_7b, qwen_3b, qwen_7b
 from balcap.plan.fit import GB, changed, faults
 from balcap.plan.memory import Planner
-from balcap.plan.override import override
 from balcap.plan.shape import shape
 from balcap.plan.trace import Alive, trace
 from balcap.plan.work import judge_calls, units
+from flows.cli import app
+from flows.request import RunRequest, check
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
 LLAVA = load_params(RECIPES / "llava-1.5-7b.yaml")
 LORA = {"rank": 8, "alpha": 16, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}
 
@@ -55,7 +59,7 @@ def test_what_is_frozen_or_adapted_is_counted() -> None:
 
 
 def test_states_are_sharded_as_each_stage_does() -> None:
-    planner, params = Planner(llava_7b(), 336, 32, 80 * GB), changed(LLAVA, launch={"nodes": 1, "processes": 8})
+    planner, params = Planner(short(), 336, 32, 80 * GB), changed(LLAVA, launch={"nodes": 1, "processes": 8})
     found = planner.shape(params)
     needs = {}
     for stage in ("none", "zero1", "zero2", "zero3"):
@@ -71,14 +75,14 @@ def test_states_are_sharded_as_each_stage_does() -> None:
 
 
 def test_a_reference_model_costs_its_weights_and_none_with_adapters() -> None:
-    planner, kl = Planner(llava_7b(), 336, 32, 80 * GB), LLAVA.train.loss.model_copy(update={"kl": 0.001})
+    planner, kl = Planner(short(), 336, 32, 80 * GB), LLAVA.train.loss.model_copy(update={"kl": 0.001})
     assert planner.need(llava()).reference == 0.0
-    assert planner.need(changed(llava(), {"loss": kl})).reference == 4 * 7_063_427_072
+    assert planner.need(changed(llava(), {"loss": kl})).reference == 4 * planner.shape(llava()).total
     assert planner.need(changed(llava(lora=LORA), {"loss": kl})).reference == 0.0
 
 
 def test_checkpointing_and_smaller_batches_keep_less() -> None:
-    planner = Planner(llava_7b(), 336, 32, 80 * GB)
+    planner = Planner(short(), 336, 32, 80 * GB)
     plain = llava(gradient_checkpointing=False, micro_batch_size=8)
     kept = planner.need(plain).activations
     assert planner.need(changed(plain, {"micro_batch_size": 4})).activations < 0.7 * kept
@@ -129,32 +133,82 @@ def real_inputs(model: Any, found: Any, rows: int, tokens: int, words: Any) -> d
 
 def test_a_7b_without_zero_on_a_24_gb_card_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
+    saved(short(), tmp_path)
     Path("params.yaml").write_text(yaml.safe_dump(json.loads(llava(frozen=[]).model_dump_json(by_alias=True))))
     done = CliRunner().invoke(app, ["plan", "--gpus", "1", "--gpu-memory", "24"])
     assert done.exit_code == 1
-    assert "full fine-tuning of 7.1 B parameters needs 113 GB on each GPU" in done.stderr
+    assert "full fine-tuning of 6.8 B parameters needs 109 GB on each GPU" in done.stderr
     assert "24 GB there" in done.stderr
-    assert "set " in done.stderr and "with runtime.launch.offload: " in done.stderr
-    assert "train.lora" in done.stderr
+    assert "with runtime.launch.offload: " in done.stderr and "train.lora (rank 16)" in done.stderr
+    for way in done.stderr.split(": set ")[1].split(", or set "):
+        assert not faults(Planner(short(), 336, 32, 24 * GB), followed(llava(frozen=[]), way)), way
 
 
-def test_what_is_advised_fits() -> None:
-    planner, params = Planner(llava_7b(), 336, 32, 24 * GB), llava()
-    (fault,) = faults(planner, params)
-    named = [part for part in fault.split(": set ")[1].split(", or ")[0].split(", ")]
-    words = {"sampler": "vllm_server"} if any("vllm_server" in part for part in named) else {}
-    if any("gradient_checkpointing" in part for part in named):
-        words["gradient_checkpointing"] = True  # type: ignore[assignment]
-    if any("micro_batch_size" in part for part in named):
-        words["micro_batch_size"] = 1  # type: ignore[assignment]
-    fixed = changed(params, words, {"deepspeed": "zero3", "offload": "parameters"})
-    assert not faults(planner, fixed)
+def short() -> LlavaConfig:
+    """LLaVA-1.5-7B with two layers of its tower: the text model counts whole, a pass takes a fraction of the time."""
+    config = llava_7b()
+    config.vision_config.num_hidden_layers = 2
+    return config
+
+
+def saved(config: LlavaConfig, root: Path) -> None:
+    """Make it the captioner that the recipe names."""
+    config.save_pretrained(root / LLAVA.warmstart.path)
+
+
+def followed(params: Params, advice: str) -> Params:
+    """The parameters with every setting that a piece of advice names."""
+    found: dict[str, dict[str, Any]] = {"train": {}, "runtime.launch": {}, "runtime.rollouts": {}}
+    for section, key, value in re.findall(r"(train|runtime\.\w+)\.(\w+): ([\w.]+)", advice):
+        found[section][key] = yaml.safe_load(value)
+    if "train.lora (rank 16)" in advice:
+        found["train"]["lora"] = fit.LORA
+    assert sum(map(len, found.values())) >= advice.count(",") + 1, "every setting is understood"
+    return changed(params, *found.values())
+
+
+def colocated(share: float, processes: int, **launch: Any) -> Params:
+    """The recipe with vLLM's share of each GPU."""
+    rollouts = {"gpu_memory": share}
+    return changed(LLAVA, {}, {"nodes": 1, "processes": processes, "deepspeed": "zero2", **launch}, rollouts)
+
+
+@pytest.mark.parametrize(
+    ("params", "gpu", "first"),
+    [
+        (llava(gradient_checkpointing=False, micro_batch_size=8), 160, "train.sampler: vllm_server"),
+        (colocated(0.6, 8), 80, "runtime.rollouts.gpu_memory: 0.25"),
+        (colocated(0.1, 2), 80, "runtime.rollouts.gpu_memory: 0.25"),
+        (colocated(0.6, 2), 80, "runtime.launch.deepspeed: zero2 with runtime.launch.offload: optimizer"),
+        (colocated(0.8, 4, deepspeed="zero3", offload="parameters"), 40, "runtime.rollouts.gpu_memory: 0.45"),
+    ],
+)
+def test_what_is_advised_fits(params: Params, gpu: int, first: str) -> None:
+    planner = Planner(short(), 336, 32, gpu * GB)
+    advice = faults(planner, params)[-1].split(": set ", 1)[1]
+    assert advice.startswith(first)
+    ways = advice.split(", or set ")
+    assert len(set(ways)) == len(ways)
+    for way in ways:
+        assert not faults(planner, followed(params, way)), way
+
+
+def test_a_launch_that_is_refused_is_not_advised() -> None:
+    params = colocated(0.8, 4, deepspeed="zero3", offload="parameters")
+    with pytest.raises(ValueError, match="offload parameters needs deepspeed zero3"):
+        changed(params, launch={"deepspeed": "zero2"})
+    assert not any("zero2" in fault for fault in faults(Planner(short(), 336, 32, 20 * GB), params))
+
+
+def test_without_a_way_it_says_what_was_tried() -> None:
+    (fault,) = faults(Planner(short(), 336, 32, 4 * GB), llava(lora=LORA))
+    assert "none of the settings tried makes it fit" in fault
 
 
 def test_vllm_must_have_room_for_weights_and_one_caption() -> None:
-    planner = Planner(llava_7b(), 336, 32, 40 * GB)
-    found = faults(planner, changed(LLAVA, launch={"nodes": 1, "processes": 8, "deepspeed": "zero3"}))
-    assert any("set runtime.rollouts.gpu_memory" in fault for fault in found)
+    planner = Planner(short(), 336, 32, 80 * GB)
+    (found,) = faults(planner, colocated(0.1, 8))
+    assert "vLLM needs 14.6 GB" in found and "set runtime.rollouts.gpu_memory (now 0.1) above 0.18" in found
 
 
 def test_calls_and_tokens_of_a_judge() -> None:
@@ -173,6 +227,7 @@ def test_calls_and_tokens_of_a_judge() -> None:
 
 
 def test_hours_grow_with_the_run_and_shrink_with_gpus(tmp_path: Path) -> None:
+    saved(short(), tmp_path)
     one, two = plan(LLAVA, tmp_path, gpus=8), plan(LLAVA, tmp_path, gpus=16)
     assert one.hours == pytest.approx(2 * two.hours, rel=0.2) and one.hours > 1
     assert not one.faults
@@ -194,19 +249,36 @@ def test_the_shape_is_read_where_there_is_one(tmp_path: Path) -> None:
         captioner(other, tmp_path)
 
 
-def test_overrides() -> None:
-    raw = {"train": {"rate": 1.0, "lora": None, "weights": {"recall": 1.0}}}
-    found = override(raw, ["train.rate=1e-6", "train.lora={rank: 8}", "+train.weights.x=2", "~train.weights.recall"])
-    assert found == {"train": {"rate": 1e-6, "lora": {"rank": 8}, "weights": {"x": 2}}}
-    assert raw["train"]["weights"] == {"recall": 1.0}
-    for wrong in ("train.rat=1", "train.rate", "other.rate=1"):
-        with pytest.raises(ParamsError, match="-S"):
-            override(raw, [wrong])
+def documented() -> list[list[str]]:
+    """The overrides of each row of the table of ablations, as a shell reads them."""
+    rows = [line for line in (ROOT / "docs/paper.md").read_text().splitlines() if "`-S " in line]
+    return [shlex.split(row.split("`")[1])[1::2] for row in rows]
 
 
-def test_json_holds_every_number() -> None:
-    done = CliRunner().invoke(app, ["plan", "-r", "qwen2.5-vl-7b", "--gpus", "8", "--json"])
+def test_the_overrides_of_the_documentation_are_those_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert len(documented()) == 10
+    for changes in documented():
+        check(ROOT, RunRequest.model_validate({"recipe": "qwen2.5-vl-3b", "overrides": changes}))
+    grpo = next(row for row in documented() if "grpo" in row[1])
+    asked = ["plan", "-r", "embedded", *(word for change in grpo for word in ("-S", change))]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    for wrong, said in (("train.rat=1", "unknown key"), ("train.steps=few", "train.steps"), ("+other.rate=1", "other")):
+        refused = CliRunner().invoke(app, ["plan", "-r", "embedded", "-S", wrong])
+        assert refused.exit_code == 1 and said in refused.stderr
+
+
+def test_json_holds_every_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved(short(), tmp_path)
+    shutil.copy(RECIPES / "llava-1.5-7b.yaml", "params.yaml")
+    done = CliRunner().invoke(app, ["plan", "--gpus", "8", "--json"])
     found = json.loads(done.stdout)
-    assert found["parameters"]["total"] == 8_292_166_656 and set(found["memory"]) == {"none", "zero1", "zero2", "zero3"}
+    assert found["parameters"]["total"] == shape(short(), LLAVA.train, 336).total and set(found["memory"]) == {
+        "none",
+        "zero1",
+        "zero2",
+        "zero3",
+    }
     assert found["judge"]["run"]["calls"] == found["judge"]["per_step"]["calls"] * 700
     assert found["fits"] and done.exit_code == 0
