@@ -9,10 +9,10 @@
   and gets its pictures from there: with it they travel once per generation.)
 - ``_generate_and_score_completions``: replaces TRL's advantages by our rule's, measures the batch, stops the run in a
   controlled way when the judge fails too often.
-- ``_fit_engine`` (ours): the names under which TRL pushes weights into vLLM, and a colocated engine's seed.
 - ``training_step``: timed, and the entropy that TRL measures is kept.
 - ``_get_per_token_logps_and_entropies``: timed, nothing else.
-- What concerns checkpoints is in ``checkpoint.py``, how a run ends early in ``stopping.py``.
+- What concerns checkpoints is in ``checkpoint.py``, what concerns vLLM in ``engine.py``, how a run ends early in
+  ``stopping.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
@@ -37,10 +37,11 @@ from balcap.judge.guard import in_words
 from balcap.params.train import Train
 from balcap.policy.generate import to_caption
 from balcap.policy.lora import lora_config
-from balcap.policy.store import Policy, nested
+from balcap.policy.store import Policy
 from balcap.records import Picture
 from balcap.rewards import REWARDS
 from balcap.training.clock import Clock
+from balcap.training.engine import fit
 from balcap.training.judging import Group, Judging, Scored
 from balcap.training.metrics import ENTROPY, batch_metrics, importance_metrics
 from balcap.training.stopping import Ended
@@ -85,19 +86,7 @@ class CaptionTrainer(Surviving):
         )
         self.remove_callback(PrinterCallback)
         if self.use_vllm:
-            self._fit_engine()
-
-    def _fit_engine(self) -> None:
-        """Let TRL push weights under the names that vLLM looks for, and seed what vLLM has seeded by rank alone.
-
-        An engine in this process draws from its global generators (torch's, or numpy's with vLLM's newer runner);
-        ranks that share one engine must draw alike.
-        """
-        engine: Any = self.vllm_generation
-        rename = engine._fix_param_name_to_vllm
-        engine._fix_param_name_to_vllm = lambda *args, **kwargs: nested(rename(*args, **kwargs))
-        if self.vllm_mode == "colocate":
-            set_seed(self.args.seed + self.accelerator.process_index // engine.tensor_parallel_size)
+            fit(self.vllm_generation, params.seed)
 
     def _column(self, k: int, name: str) -> Callable[..., list[float | None]]:
         """The reward of that name as TRL wants it: a function that returns a list, unknown as ``None``."""

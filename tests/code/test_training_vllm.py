@@ -13,18 +13,13 @@ import torch
 import train_world as world
 import twins
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from runtime_world import ALONE
 from safetensors.torch import load_file
 from trl.generation.vllm_generation import VLLMGeneration
+from vllm_world import learn, start, trainer
 
-from balcap.params.runtime import Launch, Rollouts
-from balcap.policy.generate import chat_prompt, forbidden_tokens
 from balcap.policy.lora import merged
 from balcap.policy.store import load_policy, save_policy
-from balcap.records import Picture
-from balcap.training.config import grpo_config
-from balcap.training.data import dataset
+from balcap.training.engine import fit
 from balcap.training.judging import Judging
 from balcap.training.trainer import CaptionTrainer
 
@@ -46,48 +41,15 @@ PREFIXES = {
 LORA = {"rank": 4, "alpha": 6, "dropout": 0.0, "targets": ["q_proj", "down_proj"]}
 
 
-class Engine:
-    """Keeps what is loaded into it, where TRL looks for a colocated engine's model."""
-
-    def __init__(self) -> None:
-        self.loaded: list[tuple[str, torch.Tensor]] = []
-        self.resets = 0
-        worker = SimpleNamespace(model_runner=SimpleNamespace(model=self))
-        self.llm_engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
-
-    def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
-        self.loaded += [(name, tensor.clone()) for name, tensor in weights]
-
-    def reset_prefix_cache(self) -> None:
-        self.resets += 1
-
-
-def start(self: VLLMGeneration) -> None:
-    """What vLLM's worker does in this process when it has started: all generators begin anew."""
-    self.llm = Engine()
-    set_seed(self.accelerator.process_index // self.tensor_parallel_size)
-
-
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., CaptionTrainer]]:
     monkeypatch.setattr(VLLMGeneration, "_init_vllm", start)
     opened: list[Judging] = []
 
-    def made(base: Path, parallel: int = 1, **changes: Any) -> CaptionTrainer:
-        params = world.settings(sampler="vllm_colocate", frozen=[], **changes)
-        rollouts = Rollouts(gpu_memory=0.3, tensor_parallel=parallel, max_model_length=2048, url=None)
-        policy = load_policy(base)
-        samples, references = world.data(train=4, held_out=0)
-        opened.append(Judging(world.CountingJudge(), params))
-        return CaptionTrainer(
-            policy,
-            params,
-            grpo_config(params, tmp_path, forbidden_tokens(policy), Launch.model_validate(ALONE), rollouts),
-            dataset(samples, chat_prompt(policy), 4, params.steps, 0),
-            {s.image_id: Picture(s, references[s.image_id]) for s in samples},
-            opened[-1],
-            [],
-        )
+    def made(base: Path, **changes: Any) -> CaptionTrainer:
+        found = trainer(base, tmp_path, **changes)
+        opened.append(found.judging)
+        return found
 
     yield made
     for judging in opened:
@@ -102,11 +64,11 @@ def in_vllm(family: str, name: str) -> str:
     return name
 
 
-def pushed(trainer: CaptionTrainer, family: str) -> dict[str, torch.Tensor]:
+def pushed(made: CaptionTrainer, family: str) -> dict[str, torch.Tensor]:
     """What TRL's own synchronisation puts into the engine."""
-    trainer.vllm_generation.sync_weights()
-    engine = trainer.vllm_generation.llm
-    assert engine.resets == 1
+    made.vllm_generation.sync_weights()
+    engine = made.vllm_generation.llm
+    assert engine.forgot == ["prompts", "features"]
     found = {in_vllm(family, name): tensor for name, tensor in engine.loaded}
     assert len(found) == len(engine.loaded)
     return found
@@ -119,13 +81,10 @@ def test_what_is_pushed_is_what_an_export_holds(
 ) -> None:
     """vLLM reads an export when it starts and pushed weights before each phase; both must have the names it knows."""
     family, base = kind.partition("-")[0], twins.base(kind, tmp_path / kind)
-    trainer = make(base, lora=LORA if adapted else None)
-    with torch.no_grad():
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.01 * torch.randn_like(parameter))
-    found = pushed(trainer, family)
-    policy = merged(load_policy(base), trainer.model) if adapted else trainer.policy
+    made = make(base, lora=LORA if adapted else None)
+    learn(made)
+    found = pushed(made, family)
+    policy = merged(load_policy(base), made.model) if adapted else made.policy
     save_policy(policy, tmp_path / "out")
     exported = {in_vllm(family, name): t for name, t in load_file(tmp_path / "out/model.safetensors").items()}
     assert set(found) == set(exported)
@@ -134,6 +93,28 @@ def test_what_is_pushed_is_what_an_export_holds(
     assert any(not torch.equal(exported[in_vllm(family, name)], tensor) for name, tensor in before.items())
     tower = "vision_tower.vision_model." if family == "llava" else "visual."
     assert sum(name.startswith(tower) for name in found) > 10
+
+
+def test_a_server_forgets_features_too() -> None:
+    """Spoken to by the first rank alone, after the push; an answer that is no success ends the run."""
+    done: list[Any] = []
+    answer = SimpleNamespace(raise_for_status=lambda: done.append("looked"))
+    session = SimpleNamespace(post=lambda url, timeout: done.append(url) or answer)
+    for main in (True, False):
+        link = SimpleNamespace(
+            mode="server", accelerator=SimpleNamespace(is_main_process=main), _fix_param_name_to_vllm=str,
+            sync_weights=lambda: done.append("pushed"),
+            vllm_client=SimpleNamespace(base_url="http://a", session=session),
+        )  # fmt: skip
+        fit(link, 0)
+        link.sync_weights()
+    assert done == ["pushed", "http://a/reset_encoder_cache", "looked", "pushed"]
+
+
+def test_trl_still_forgets_prompts_alone() -> None:
+    """trl#7198: when this fails, its fix is in, and ours must go."""
+    source = inspect.getsource(VLLMGeneration.sync_weights)
+    assert "reset_prefix_cache" in source and "reset_encoder_cache" not in source
 
 
 def test_trl_still_renames_in_the_one_method_that_is_wrapped() -> None:
