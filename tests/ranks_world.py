@@ -1,6 +1,6 @@
 """A training of several processes for tests, and the same in one: rollouts of the first steps are recorded.
 
-    record(base, folder, settings)       # one process; sampled captions and what follows from them, into the folder
+    record(base, folder, settings, noise)   # one process; sampled captions and what follows from them, into the folder
     python tests/ranks_world.py FOLDER   # one rank of several, started by `launch.start`; FOLDER/task.json tells all
 
 The first :data:`REPLAYED` steps take the recorded captions, so that ranks can be compared with the one process; the
@@ -10,6 +10,7 @@ last one samples its own.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from trl import GRPOTrainer
 
 from balcap.params.runtime import Launch
 from balcap.policy.store import save_policy
-from balcap.records import Judgement
+from balcap.records import Assertion, Judgement
 from balcap.training.config import ONE_PROCESS
 from balcap.training.ranks import is_main, join, run_rank
 from balcap.training.run import Trained, train
@@ -77,14 +78,34 @@ class Watched(CaptionTrainer):
         return loss
 
 
-class Gone(world.CountingJudge):
-    """A judge that stops answering."""
+class Hashing(world.CountingJudge):
+    """Verdicts by the caption's own hash: captions of noise, none of which is true, are worth different rewards."""
 
-    async def judge_group(self, *args: Any, **kwargs: Any) -> list[Judgement]:
+    async def judge_group(self, sample: Any, reference: Any, captions: Any, *_: Any, **__: Any) -> list[Judgement]:
+        await asyncio.sleep(0)
+        return [_verdict(hashlib.sha256(caption.text.encode()).digest(), len(reference.units)) for caption in captions]
+
+
+def _verdict(digest: bytes, units: int) -> Judgement:
+    odd = [byte % 2 == 1 for byte in digest]
+    said = tuple(Assertion(str(i), odd[i], True) for i in range(4))
+    return Judgement(assertions=said, covered=tuple(odd[4 : 4 + units]), clarity=1 + digest[-1] % 5)
+
+
+def judge(task: dict[str, Any]) -> world.CountingJudge:
+    """The rank's judge; with the end ``hang``, that of rank 1 stops answering."""
+    found = Hashing() if task["noise"] else world.CountingJudge()
+    answer = found.judge_group
+
+    async def until_gone(*args: Any, **kwargs: Any) -> list[Judgement]:
         trainer: Any = Watched.running
         if trainer.state.global_step >= LAST:
             await asyncio.sleep(3600)
-        return await super().judge_group(*args, **kwargs)
+        return await answer(*args, **kwargs)
+
+    if task["end"] == "hang" and not is_main():
+        found.judge_group = until_gone  # type: ignore[method-assign]
+    return found
 
 
 def replaying(original: Any) -> Any:
@@ -118,17 +139,16 @@ def run(folder: Path, task: dict[str, Any], launch: Launch) -> Trained:
     try:
         samples, references = world.data()
         settings = world.settings(**SETTINGS, **task["settings"])
-        judge = Gone() if task["end"] == "hang" and not is_main() else world.CountingJudge()
         run = Lines(folder / f"log-{torch.distributed.get_rank() if torch.distributed.is_initialized() else 0}.jsonl")
-        return train(settings, Path(task["base"]), samples, references, {}, folder / "work", run, judge, launch)
+        return train(settings, Path(task["base"]), samples, references, {}, folder / "work", run, judge(task), launch)
     finally:
         GRPOTrainer._generate_single_turn, room.CaptionTrainer = kept
 
 
-def record(base: Path, folder: Path, settings: dict[str, Any]) -> None:
-    """Train in this process alone and keep the captions that it sampled."""
+def record(base: Path, folder: Path, settings: dict[str, Any], noise: bool) -> None:
+    """Train in this process alone and keep the captions that it sampled; ``noise``: they are noise."""
     folder.mkdir(parents=True)
-    run(folder, {"end": "finish", "settings": settings, "base": str(base)}, ONE_PROCESS)
+    run(folder, {"end": "finish", "settings": settings, "base": str(base), "noise": noise}, ONE_PROCESS)
     (folder.parent / ROLLOUTS).write_text(json.dumps(Watched.sampled))
 
 

@@ -3,7 +3,8 @@
     checkpoint("llava", folder)      # a folder as it is fetched from a hub: random weights, files and names as there
     base("qwen", folder)             # the same as the stage `warmstart` adopts it, ready for `load_policy`
 
-What a twin says is noise. Weights are float32; equal seeds give equal bytes.
+What a twin says is noise, without an end unless it is made :func:`talkative`. Weights are float32; equal seeds give
+equal bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     CLIPVisionConfig,
@@ -29,7 +31,7 @@ from transformers import (
 
 from balcap.params.warmstart import CheckpointMethod, Warmstart
 from balcap.policy.folder import weights_sha256
-from balcap.policy.store import nest_tower
+from balcap.policy.store import load_policy, nest_tower
 from balcap.warmstart.checkpoint import adopt
 
 FAMILIES = ("llava", "qwen", "qwen-tied")
@@ -83,6 +85,18 @@ def base(family: str, folder: Path, seed: int = 0, max_new_tokens: int = 12, pro
     params = Warmstart.model_construct(path=str(source), method=method, **asked)  # a path outside the checkout
     adopt(params, method, folder)
     return folder
+
+
+def talkative(base: Path) -> Path:
+    """Give the end token so large a weight that captions end after some words."""
+    policy = load_policy(base)
+    ends = policy.model.generation_config.eos_token_id
+    file = base / "model.safetensors"
+    tensors = load_file(file)
+    (head,) = [key for key in tensors if key.endswith("lm_head.weight")] or ["model.embed_tokens.weight"]
+    tensors[head][ends] *= 30
+    save_file(tensors, file, metadata={"format": "pt"})
+    return base
 
 
 def _llava() -> tuple[LlamaTokenizer, LlavaConfig, type[LlavaForConditionalGeneration]]:

@@ -18,7 +18,6 @@ import torch
 import train_world as world
 import twins
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from balcap.images import decode, read_picture
 from balcap.judge import make_judge
@@ -157,7 +156,7 @@ def test_two_steps_with_a_twin(
 ) -> None:
     monkeypatch.setenv("BALCAP_WORK", str(tmp_path / "cache"))
     params = small(raw, url)
-    base = talkative(twins.base(TWIN[name], tmp_path / "base", prompt=params.warmstart.prompt))
+    base = twins.talkative(twins.base(TWIN[name], tmp_path / "base", prompt=params.warmstart.prompt))
     samples, references = photos(params)
     t = params.train
     judge = make_judge(t.judge, params.runtime, t.judge_deadline, needed(t.reward_weights))
@@ -182,15 +181,3 @@ def photos(params: Params) -> tuple[list[Sample], dict[str, Reference]]:
         stored = decode(picture.image)
         assert isinstance(stored, Image.Image) and max(stored.size) <= params.prepare.images.size
     return samples, {s.image_id: Reference(s.image_id, "a red car", ("a", "e", "car"), "test", "") for s in samples}
-
-
-def talkative(base: Path) -> Path:
-    """Give the end token so large a weight that captions end after some words."""
-    policy = load_policy(base)
-    ends = policy.model.generation_config.eos_token_id
-    file = base / "model.safetensors"
-    tensors = load_file(file)
-    (head,) = [key for key in tensors if key.endswith("lm_head.weight")] or ["model.embed_tokens.weight"]
-    tensors[head][ends] *= 30
-    save_file(tensors, file, metadata={"format": "pt"})
-    return base

@@ -48,13 +48,17 @@ ENDS: dict[str, tuple[type[Exception], str]] = {
 }
 """In the third step rank 1 is killed, or its judge stops answering."""
 JUDGE = {"name": "lexical", "revision": "1", "max_failure_rate": 0.2}
+GENTLE = {**world.SETTINGS["optimizer"], "learning_rate": 1e-4}
+"""At the usual rate noise becomes silence within two steps, and nothing is left to tell apart."""
 FAMILIES: dict[str, dict[str, Any]] = {
     "tiny": {"frozen": [TOWER], "lora": None},
     "adapters": {"frozen": [TOWER], "lora": LORA},
-    "llava": {"frozen": [TOWER], "lora": None},
-    "qwen": {"frozen": ["model.visual"], "lora": None},
+    "llava": {"frozen": [TOWER], "lora": None, "optimizer": GENTLE},
+    "qwen": {"frozen": ["model.visual"], "lora": None, "optimizer": GENTLE},
 }
-"""What is trained: the tiny LLaVA of other tests, the same by adapters, and the twins of the real captioners."""
+"""What is trained: the tiny LLaVA of other tests, the same by adapters, and the twins of the real captioners; a twin's
+captions are noise, and their rewards follow from their own bytes.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +72,10 @@ def reference(family: str, recorded: dict[str, Path], make: pytest.TempPathFacto
     if family not in recorded:
         folder = make.mktemp(family)
         base = folder / "base"
-        twins.base(family, base) if family in twins.FAMILIES else world.base(base)
-        ranks.record(base, folder / "alone", FAMILIES[family])
+        noise = family in twins.FAMILIES
+        twins.talkative(twins.base(family, base)) if noise else world.base(base)
+        ranks.record(base, folder / "alone", FAMILIES[family], noise)
+        assert all(np.load(file).std() > 0.1 for file in (folder / "alone").glob("advantages-*.npy"))
         recorded[family] = folder
     return recorded[family]
 
@@ -81,6 +87,7 @@ def launch(folder: Path, family: str, stage: str, end: str, deadline: float = 60
         "end": end,
         "settings": {**FAMILIES[family], "judge_deadline": deadline, "judge": JUDGE},
         "base": str(folder.parent / "base"),
+        "noise": family in twins.FAMILIES,
         "launch": settings,
     }
     folder.mkdir(exist_ok=True)
@@ -119,12 +126,12 @@ def check_equal(folder: Path, steps: range) -> None:
 @pytest.mark.parametrize(
     ("family", "stage", "end"),
     [
-        ("tiny", "zero2", "die"),
-        ("tiny", "zero3", "hang"),
-        pytest.param("qwen", "zero2", "hang", marks=pytest.mark.slow),
-        pytest.param("qwen", "zero3", "die", marks=pytest.mark.slow),
+        ("qwen", "zero3", "hang"),
+        pytest.param("llava", "zero2", "die", marks=pytest.mark.slow),
+        pytest.param("llava", "zero3", "hang", marks=pytest.mark.slow),
+        pytest.param("qwen", "zero2", "die", marks=pytest.mark.slow),
         pytest.param("llava", "zero1", "die", marks=pytest.mark.slow),
-        pytest.param("llava", "none", "die", marks=pytest.mark.slow),
+        pytest.param("tiny", "none", "die", marks=pytest.mark.slow),
         pytest.param("adapters", "zero2", "die", marks=pytest.mark.slow),
         pytest.param("adapters", "zero3", "die", marks=pytest.mark.slow),
     ],
@@ -149,9 +156,7 @@ def test_ranks_that_end_badly_and_go_on_follow_one_process(
     assert [c.name for c in checkpoints(folder / "work")] == ["checkpoint-3", "checkpoint-4"]
     before, after = (load_policy(path).model.state_dict() for path in (folder.parent / "base", folder / "policy"))
     changed = {name for name in before if not before[name].equal(after[name])}
-    # What a twin says is noise, worth 0 throughout, and teaches nothing.
-    assert changed or family in twins.FAMILIES
-    assert not any(name.startswith(tuple(FAMILIES[family]["frozen"])) for name in changed)
+    assert changed and not any(name.startswith(tuple(FAMILIES[family]["frozen"])) for name in changed)
 
 
 def write_stage(root: Path) -> None:
