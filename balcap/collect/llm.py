@@ -6,8 +6,8 @@
 The instruction is that of ``prompts/caption.md``, or of the picture's own record in a file (paper: ShareGPT4V's own
 prompts), which is sent as it stands. Pictures are asked about ahead of their turn, as many as ``runtime.serving`` lets
 be under way; answers are kept, up to 2 GB (``balcap.llm.cache``), so that a killed run asks nothing twice. A caption
-that is refused, empty, cut off or out of form is a picture without a reference, with the reason, and never an empty one;
-so is one whose split fails, or that took longer than all its calls together may.
+that is refused, empty, cut off or out of form is a picture without a reference, with the reason, and never an empty
+one; so is one whose split fails, or that took longer than all its calls together may.
 """
 
 from __future__ import annotations
