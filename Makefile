@@ -63,7 +63,7 @@ demo: $(READY)  ## the whole pipeline on the embedded default, results in the wo
 	@balcap demo
 
 test: $(READY)  ## everything that needs no GPU, no extra server, no browser
-	python -m pytest -m "not slow and not gpu and not vllm and not browser and not postgres"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not vllm and not browser and not postgres"
 
 test-slow: $(READY)  ## the long checks: what the embedded default learns, photographs, benchmarks
 	python -m pytest -m slow
