@@ -196,7 +196,8 @@ def test_two_arms_are_run_at_a_time_once_and_reported(tmp_path: Path) -> None:
     before = sh("git", "status", "--porcelain", cwd=root)
     said = balcap(root, "study", "ablations", "--seeds", "1")
     names = [run.name for run in plan_runs(root, chosen("paper")[:2], 1)]
-    assert "study: 0 of 2 runs are there" in said and all(_dvc.experiments(root, name) for name in names)
+    assert "study: 0 of 2 runs are there" in said
+    assert all(_dvc.experiments(root, name) for name in [*names, "ablation-full-data", "ablation-full-w0"])
     assert f"{names[0]}: running" in said.split("▸")[0] and f"{names[1]}: running" in said.split("▸")[0]  # side by side
     for name in names:  # what the arms share was made once, and each arm had the rest to do
         log = (root / f".work/study/{name}.log").read_text()
