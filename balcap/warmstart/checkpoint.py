@@ -1,14 +1,19 @@
-"""Method ``checkpoint``: a local directory, pinned by the hash of its weights, copied as it is.
+"""Method ``checkpoint``: a local directory, pinned by the hash of its weights, copied as it is but for one word.
 
 sha256sum *.safetensors | sha256sum        the value of ``warmstart.method.sha256``
+
+The word is a float16 in ``config.json`` (LLaVA's has it): vLLM would write captions in it, and nothing here trains in
+it. It becomes bfloat16; weights stay as they are, every reader names the type that it wants.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
-from balcap.files import atomic_path
+from balcap.files import atomic_path, write_json
 from balcap.params.warmstart import CheckpointMethod, Warmstart
 from balcap.policy.folder import NOTE, PolicyError, check_folder, read_note, weights_sha256, write_note
 from balcap.warmstart import WarmstartError
@@ -41,4 +46,18 @@ def adopt(params: Warmstart, method: CheckpointMethod, out: Path) -> None:
         for file in sorted(source.iterdir()):
             if file.is_file() and file.suffix in KEPT:
                 shutil.copyfile(file, folder / file.name)
+        _without_float16(folder / "config.json")
         write_note(folder, params.prompt, lowers, params.max_new_tokens)
+
+
+def _without_float16(file: Path) -> None:
+    before = json.loads(file.read_text(encoding="utf-8"))
+    if (after := _bfloat16(before)) != before:
+        write_json(file, after)
+
+
+def _bfloat16(config: dict[str, Any]) -> dict[str, Any]:
+    """``config`` with bfloat16 where it names float16, for the whole or one of its models."""
+    changed = {key: _bfloat16(value) for key, value in config.items() if isinstance(value, dict)}
+    changed |= {key: "bfloat16" for key in ("dtype", "torch_dtype") if config.get(key) == "float16"}
+    return config | changed

@@ -317,6 +317,22 @@ def test_a_pinned_checkpoint_is_adopted(tmp_path: Path, checkpoint: Path) -> Non
     assert not (tmp_path / "base/modeling.py").exists()
 
 
+def test_an_adopted_captioner_never_speaks_in_float16(tmp_path: Path, checkpoint: Path) -> None:
+    file = checkpoint / "config.json"
+    config = json.loads(file.read_text())
+    adopted = tmp_path / "base/config.json"
+    run(pinned(checkpoint, weights_sha256(checkpoint)), (), {}, tmp_path / "work", tmp_path / "base", ignore)
+    assert adopted.read_bytes() == file.read_bytes()
+    for name, hub in (("torch_dtype", "float16"), ("dtype", "float16"), ("dtype", "float32")):
+        parts = {"text_config": {**config["text_config"], name: hub}, name: hub}
+        file.write_text(json.dumps({**config, **parts}))
+        run(pinned(checkpoint, weights_sha256(checkpoint)), (), {}, tmp_path / "work", tmp_path / "base", ignore)
+        found = json.loads(adopted.read_text())
+        expected = "bfloat16" if hub == "float16" else hub
+        assert found[name] == found["text_config"][name] == expected
+        assert found == {**config, **parts, "text_config": found["text_config"], name: expected}
+
+
 def test_a_captioner_of_ours_keeps_how_its_capitals_are_put_back(tmp_path: Path, checkpoint: Path) -> None:
     write_note(checkpoint, "another prompt", True, 7)
     run(pinned(checkpoint, weights_sha256(checkpoint)), (), {}, tmp_path / "work", tmp_path / "base", ignore)
