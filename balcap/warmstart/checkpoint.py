@@ -58,6 +58,6 @@ def _without_float16(file: Path) -> None:
 
 def _bfloat16(config: dict[str, Any]) -> dict[str, Any]:
     """``config`` with bfloat16 where it names float16, for the whole or one of its models."""
-    changed = {key: _bfloat16(value) for key, value in config.items() if isinstance(value, dict)}
+    changed: dict[str, Any] = {key: _bfloat16(value) for key, value in config.items() if isinstance(value, dict)}
     changed |= {key: "bfloat16" for key in ("dtype", "torch_dtype") if config.get(key) == "float16"}
     return config | changed
