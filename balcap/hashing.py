@@ -33,8 +33,8 @@ def file_md5(path: Path | str) -> str:
 
 IGNORED_FOLDERS = {"__pycache__"}
 IGNORED_FILES = {".DS_Store"}
-PINNED = ("judge", "prompts")
-"""The folder of prompts, as in ``.dvcignore``: a stage depends on the hashes that its parameters pin, and no others."""
+PINNED = {("judge", "prompts"), ("collect", "prompts")}
+"""Folders of prompts, as in ``.dvcignore``: a stage depends on the hashes that its parameters pin, and no others."""
 
 
 def dir_md5(path: Path | str) -> str:
@@ -46,7 +46,7 @@ def dir_md5(path: Path | str) -> str:
     rows = [
         {"md5": file_md5(f), "relpath": f.relative_to(root).as_posix()}
         for f in root.rglob("*")
-        if f.is_file() and not _ignored(f.relative_to(root)) and f.parent.parts[-2:] != PINNED
+        if f.is_file() and not _ignored(f.relative_to(root)) and f.parent.parts[-2:] not in PINNED
     ]
     rows.sort(key=lambda row: row["relpath"])
     return hashlib.md5(json.dumps(rows).encode()).hexdigest() + ".dir"

@@ -100,13 +100,13 @@ def test_the_embedded_worlds_questions_are_curated_by_what_guessing_gives() -> N
     scene = draw_scene(7, 3, 3, 3)
     sample = Sample("i", b"", "train", "scenes", "CC0-1.0", {"scene": scene.to_json()})
     settings = params(per_image=20)
-    written = question_writer(settings, {})(sample)
+    written = next(question_writer(settings, {}).write([sample]))
     assert len(written) > 10, "curation sees all of them"
     done = curate(written, settings)
     assert {len(q.options) for q in done.kept} == {5, 6}, "one of four is no better than a guess at 0.25"
     assert len(done.kept) == 2 * len(scene.things) and done.dropped == len(written) - len(done.kept)
     few = params(min_accuracy_with_image=None, max_accuracy_without_image=None)
-    assert len(question_writer(few, {})(sample)) == few.per_image, "without curation the writer draws"
+    assert len(next(question_writer(few, {}).write([sample]))) == few.per_image, "without curation the writer draws"
 
 
 def test_a_files_questions_are_curated_where_it_says_how_they_are_answered(tmp_path: Path) -> None:
@@ -125,7 +125,8 @@ def test_a_files_questions_are_curated_where_it_says_how_they_are_answered(tmp_p
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = params(path="data/q.jsonl", writer={"name": "file", "encoding": "utf-8"})
     settings = settings.model_copy(update={"path": str(tmp_path / "q.jsonl")})
-    written = question_writer(settings, {"id": "a.jpg"})(Sample("id", b"", "train", "folder", "CC0-1.0"))
+    sample = Sample("id", b"", "train", "folder", "CC0-1.0")
+    written = next(question_writer(settings, {"id": "a.jpg"}).write([sample]))
     done = curate(written, settings)
     assert [q.question for q in done.kept] == ["2?", "3?", "4?"]
     assert (done.dropped, done.unknown) == (2, 2)

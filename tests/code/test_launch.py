@@ -106,7 +106,12 @@ def test_what_a_rank_does_not_explain_comes_with_its_trace(tmp_path: Path, capfd
 
 
 def test_a_killed_rank_is_named_though_another_complains_first(tmp_path: Path) -> None:
-    body = "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\n    raise RuntimeError('Connection closed by peer')"
+    body = (
+        "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    while not (other := folder / '1.pid').exists() or not other.read_text(): time.sleep(0.01)\n"
+        "    while open(f'/proc/{other.read_text()}/stat').read().split()[2] != 'Z': time.sleep(0.01)\n"
+        "    raise RuntimeError('Connection closed by peer')"
+    )  # the agent asks ten times a second: both ends fall between two looks, or it sees the kill first
     with pytest.raises(RankFailed, match=r"^rank 1 of 2 \(process \d+\) was ended by SIGKILL \(.*memory"):
         start(two(), program(tmp_path, body))
 

@@ -209,6 +209,7 @@ def test_killed_in_the_middle_of_writing_nothing_stored_is_lost(path: Path, tmp_
         ("another host", os.getpid(), "1", 60.0, True),
         ("another host", os.getpid(), "1", -1.0, False),
     ],
+    ids=["ours", "ours, over", "another start", "no such process", "elsewhere", "elsewhere, over"],
 )
 def test_whose_claims_hold(path: Path, host: str, pid: int, start: str, ends: float, held: bool) -> None:
     AnswerCache(path).close()

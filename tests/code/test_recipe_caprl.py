@@ -35,10 +35,11 @@ def test_it_differs_from_the_embedded_default_in_what_it_is_about() -> None:
 
 def pictures(count: int) -> list[Picture]:
     """Training pictures with the questions that the recipe collects for them."""
-    write = question_writer(CollectQuestions.model_validate(CAPRL.collect_questions.model_dump()), {})
+    write = question_writer(CollectQuestions.model_validate(CAPRL.collect_questions.model_dump()), {}).write
     shown = [world.picture(i) for i in range(count)]
     stored = [replace(p, sample=replace(p.sample, split="train")) for p in shown]
-    return [replace(p, questions=tuple(write(p.sample))) for p in stored]
+    written = write([p.sample for p in stored])
+    return [replace(p, questions=tuple(asked)) for p, asked in zip(stored, written, strict=True)]
 
 
 def test_every_training_picture_has_a_known_utility_that_good_captions_earn() -> None:
