@@ -4,8 +4,8 @@
     ask = asking.new("recall", prompt, {"units": {"1": "A cat."}, "caption": "A dog."}, 64, form)
     parts = await asking.parts([ask], Shown(sample))                 # {ask.key: (False,)}; None for what failed
 
-Raw answers are cached (``cache.py``, up to 2 GB) and read by the question's form; an answer out of form is asked for once
-more, warmer, and never kept. What fails is ``None`` and counted under its reason.
+Raw answers are cached (``cache.py``, up to 2 GB) and read by the question's form; an answer out of form is asked for
+once more, warmer, and never kept. What fails is ``None`` and counted under its reason.
 """
 
 from __future__ import annotations
