@@ -101,7 +101,7 @@ def test_kill_9_and_the_same_command_asks_nothing_twice(checkout: Path, run: Sta
     victims: list[int] = []
 
     def kill_at_13(asked: Asked) -> str:
-        if len(server.asked) == 13 and not victims:
+        if len(server.asked) >= 13 and not victims:
             victims.append(process.pid)
             os.kill(process.pid, signal.SIGKILL)
         return say(asked)
