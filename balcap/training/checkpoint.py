@@ -100,7 +100,7 @@ class Checkpointed(GRPOTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         target = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         partial = target.with_name(PARTIAL)
-        weights = self._gathered()
+        weights = self.gathered()
         try:
             self._together(target, lambda: self._clear(partial))
             self._together(target, lambda: self._write(partial, weights))
@@ -120,8 +120,12 @@ class Checkpointed(GRPOTrainer):
 
     def setting(self) -> dict[str, Any]:
         """What must be equal where a checkpoint is written and where it is read."""
-        stage = self.model_wrapped.zero_optimization_stage() if self.is_deepspeed_enabled else 0
-        return {"ranks": self.ranks, "zero": stage}
+        return {"ranks": self.ranks, "zero": self.zero_stage}
+
+    @property
+    def zero_stage(self) -> int:
+        """What DeepSpeed shards over the ranks; 0 without it."""
+        return self.model_wrapped.zero_optimization_stage() if self.is_deepspeed_enabled else 0
 
     def _together(self, target: Path, do: Callable[[], dict[str, str] | None]) -> dict[str, str]:
         """What all ranks' ``do`` return, joined; if one cannot write, all raise: nobody waits for who is gone."""
@@ -143,10 +147,9 @@ class Checkpointed(GRPOTrainer):
             remove(partial)
             partial.mkdir(parents=True)
 
-    def _gathered(self) -> Any:
-        """The weights where no rank has them all (ZeRO-3): on the first rank; else ``None``."""
-        sharded = self.is_deepspeed_enabled and self.model_wrapped.zero_optimization_stage() == 3
-        return self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
+    def gathered(self) -> Any:
+        """The weights where no rank has them all (ZeRO-3): on the first rank; else ``None``. All ranks call it."""
+        return self.accelerator.get_state_dict(self.model_wrapped) if self.zero_stage == 3 else None
 
     def _write(self, partial: Path, weights: Any) -> None:
         """This rank's files."""
@@ -222,7 +225,7 @@ class Checkpointed(GRPOTrainer):
             from balcap.training.shards import load_shards
 
             load_shards(self.model_wrapped, folder)
-            if self.model_wrapped.zero_optimization_stage() < 3:
+            if self.zero_stage < 3:
                 self._load_from_checkpoint(str(folder))
         else:
             self.optimizer.load_state_dict(load_nested(folder / OPTIMIZER))

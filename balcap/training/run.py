@@ -94,8 +94,8 @@ def train(
 def _exported(policy: Policy, trainer: CaptionTrainer, base: Path, launch: Launch) -> Policy:
     """The trained captioner in one piece. With adapters, or where no rank has it all (ZeRO-3), a new one on rank 0."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    sharded, adapted = launch.deepspeed == "zero3", is_peft_model(model)
-    weights: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
+    sharded, adapted = trainer.zero_stage == 3, is_peft_model(model)
+    weights = trainer.gathered()
     if not (sharded or adapted) or not is_main():
         return policy
     plain_loading()
