@@ -54,18 +54,15 @@ def main(path: Path) -> None:
     """Train, measure, print."""
     import torch
     import train_world as world
+    from trainer_world import trainer_of
     from transformers import TrainerCallback
 
     from balcap.params import load_params
     from balcap.policy.build import build_tiny
-    from balcap.policy.generate import chat_prompt, forbidden_tokens
+    from balcap.policy.generate import forbidden_tokens
     from balcap.policy.store import Policy
     from balcap.policy.tokenizer import word_tokenizer
-    from balcap.records import Picture
     from balcap.training.config import grpo_config
-    from balcap.training.data import dataset
-    from balcap.training.judging import Judging
-    from balcap.training.trainer import CaptionTrainer
 
     class States(TrainerCallback):
         def __init__(self) -> None:
@@ -84,21 +81,13 @@ def main(path: Path) -> None:
     policy = Policy(model, processor, params.warmstart.prompt, restore_capitals=True, max_new_tokens=12)
     end = processor.tokenizer.eos_token_id
     model.generation_config.suppress_tokens = sorted([*model.generation_config.suppress_tokens, end])
-    samples, references = world.data(4, 0)
-    judging, states = Judging(world.CountingJudge(), train), States()
+    states = States()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = CaptionTrainer(
-            policy,
-            train,
-            grpo_config(train, Path(folder), forbidden_tokens(policy)),
-            dataset(samples, chat_prompt(policy), train.global_batch_size // train.group_size, train.steps, 0),
-            {s.image_id: Picture(s, references[s.image_id]) for s in samples},
-            judging,
-            [states],
-        )
+        config = grpo_config(train, Path(folder), forbidden_tokens(policy))
+        trainer = trainer_of(policy, train, config, train=4, callbacks=[states])
         trainer.args.save_strategy = "no"  # writing a checkpoint is not what is measured
         trainer.train()
-    judging.close()
+    trainer.judging.close()
     print(json.dumps({"baseline": baseline, "states": states.seen[-1], "peak": status("VmHWM")}))
 
 

@@ -10,15 +10,13 @@ import torch
 import train_world as world
 from accelerate.utils import set_seed
 from runtime_world import ALONE
+from trainer_world import trainer_of
 from trl.generation.vllm_generation import VLLMGeneration
 
 from balcap.params.runtime import Launch, Rollouts
-from balcap.policy.generate import chat_prompt, forbidden_tokens
+from balcap.policy.generate import forbidden_tokens
 from balcap.policy.store import load_policy
-from balcap.records import Picture
 from balcap.training.config import grpo_config
-from balcap.training.data import dataset
-from balcap.training.judging import Judging
 from balcap.training.trainer import CaptionTrainer
 
 
@@ -52,16 +50,8 @@ def trainer(base: Path, work: Path, parallel: int = 1, **changes: Any) -> Captio
     params = world.settings(sampler="vllm_colocate", frozen=[], **changes)
     rollouts = Rollouts(gpu_memory=0.3, tensor_parallel=parallel, max_model_length=2048, url=None)
     policy = load_policy(base)
-    samples, references = world.data(train=4, held_out=0)
-    return CaptionTrainer(
-        policy,
-        params,
-        grpo_config(params, work, forbidden_tokens(policy), Launch.model_validate(ALONE), rollouts),
-        dataset(samples, chat_prompt(policy), 4, params.steps, 0),
-        {s.image_id: Picture(s, references[s.image_id]) for s in samples},
-        Judging(world.CountingJudge(), params),
-        [],
-    )
+    config = grpo_config(params, work, forbidden_tokens(policy), Launch.model_validate(ALONE), rollouts)
+    return trainer_of(policy, params, config, train=4)
 
 
 def learn(found: CaptionTrainer) -> None:

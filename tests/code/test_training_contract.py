@@ -12,15 +12,14 @@ import pytest
 import torch
 import train_world as world
 import trl
+from trainer_world import trainer_of
 from transformers import Trainer
 from trl import GRPOTrainer
 
-from balcap.policy.generate import chat_prompt, forbidden_tokens, to_caption
+from balcap.policy.generate import forbidden_tokens, to_caption
 from balcap.policy.store import load_policy
-from balcap.records import Picture
 from balcap.training.checkpoint import Checkpointed
 from balcap.training.config import grpo_config
-from balcap.training.data import dataset
 from balcap.training.judging import Judging
 from balcap.training.survival import Surviving
 from balcap.training.trainer import CaptionTrainer
@@ -34,18 +33,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def trainer(base: Path, tmp_path: Path) -> Iterator[CaptionTrainer]:
     params, policy = world.settings(), load_policy(base)
-    samples, references = world.data()
-    samples = [s for s in samples if s.split == "train"]
-    judging = Judging(world.CountingJudge(), params)
-    yield CaptionTrainer(
-        policy,
-        params,
-        grpo_config(params, tmp_path, forbidden_tokens(policy)),
-        dataset(samples, chat_prompt(policy), 4, params.steps, 0),
-        {s.image_id: Picture(s, references[s.image_id]) for s in samples},
-        judging,
-        [],
-    )
+    trainer = trainer_of(policy, params, grpo_config(params, tmp_path, forbidden_tokens(policy)))
+    judging = trainer.judging
+    yield trainer
     judging.close()
 
 

@@ -15,19 +15,17 @@ import train_world as world
 import twins
 from accelerate import Accelerator
 from PIL import Image
+from trainer_world import trainer_of
 from trl import GRPOTrainer
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
 from balcap.params.runtime import Rollouts
-from balcap.policy.generate import chat_prompt, forbidden_tokens
+from balcap.policy.generate import forbidden_tokens
 from balcap.policy.store import load_policy
-from balcap.records import Picture
 from balcap.training import data
 from balcap.training.config import grpo_config
-from balcap.training.data import dataset
-from balcap.training.judging import Judging
 from balcap.training.trainer import CaptionTrainer, collapse_runs
 
 
@@ -39,18 +37,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def trainer(base: Path, tmp_path: Path) -> Iterator[CaptionTrainer]:
     params, policy = world.settings(steps=3), load_policy(base)
-    samples, references = world.data(train=12)
-    samples = [s for s in samples if s.split == "train"]
-    judging = Judging(world.CountingJudge(), params)
-    yield CaptionTrainer(
-        policy,
-        params,
-        grpo_config(params, tmp_path, forbidden_tokens(policy)),
-        dataset(samples, chat_prompt(policy), 4, params.steps, 0),
-        {s.image_id: Picture(s, references[s.image_id]) for s in samples},
-        judging,
-        [],
-    )
+    trainer = trainer_of(policy, params, grpo_config(params, tmp_path, forbidden_tokens(policy)), train=12)
+    judging = trainer.judging
+    yield trainer
     judging.close()
 
 
