@@ -24,6 +24,8 @@ class Arm:
     """What the captioner before reinforcement learning is called in the results: one per world."""
     long: bool = False
     """Whether its captions grow long, so that it runs longest and is started first."""
+    judge: Literal["exact", "noisy"] = "exact"
+    """Who judges in training, and so draws its curves; at the end all arms have the exact one."""
 
     @property
     def recipe(self) -> str:
@@ -46,8 +48,8 @@ _ALL = (
     Arm("linguistic-2", "linguistic × 2", "further", "full"),
     Arm("rank-unmasked", "ranked among unmasked", "further", "full"),
     Arm("soft", "soft mask", "further", "full"),
-    Arm("noisy", "noisy judge", "further", "full"),
-    Arm("noisy-floor", "noisy judge, std floor", "further", "noisy"),
+    Arm("noisy", "noisy judge", "further", "full", judge="noisy"),
+    Arm("noisy-floor", "noisy judge, std floor", "further", "noisy", judge="noisy"),
     Arm("rvpo", "RVPO", "further", "full"),
     Arm("entropy", "entropy bonus", "further", "full"),
     Arm("kl", "KL to the warm start", "further", "full"),

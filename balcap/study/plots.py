@@ -19,7 +19,7 @@ from balcap.evaluation.plots import BASE as OTHER
 from balcap.evaluation.plots import GRID, INK, POLICY, STYLE
 from balcap.study.arms import ARMS, title
 from balcap.study.data import Study
-from balcap.study.stats import METRICS, Metric
+from balcap.study.stats import METRICS, Metric, comparable
 
 Array = NDArray[np.float64]
 COLUMNS = 4
@@ -77,7 +77,7 @@ def _panels(
 def _curve(metric: Metric) -> Panel:
     def panel(axes: Axes, study: Study, arm: str) -> None:
         against = ARMS[arm].against
-        if against is not None and study.seeds(against, "curve"):
+        if against is not None and study.seeds(against, "curve") and comparable(arm, against, metric, "curve"):
             steps, mean, _ = _smoothed(study, against, metric)
             axes.plot(steps, mean, color=OTHER, linestyle="--", linewidth=1.6, label="what it is compared with")
         steps, mean, seeds = _smoothed(study, arm, metric)

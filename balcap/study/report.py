@@ -15,14 +15,16 @@ from balcap.study import plots
 from balcap.study.arms import ARMS, BASES, title
 from balcap.study.claims import VERDICTS, Claim, Decided, Verdict, decide_all, load_claims, tally, untested
 from balcap.study.data import EXAMPLE, Study
-from balcap.study.stats import METRICS, Estimate, Metric, effect, level
+from balcap.study.stats import METRICS, At, Estimate, Metric, comparable, effect, level
 
 MAIN = (
     "precision", "recall", "linguistic", "b_capscore", "qa_accuracy", "arena", "words",
     "commentary", "repeats", "repetition",
 )  # fmt: skip
 KINDS = ("relations", "place_first", "form_balance")
-DIFFERENCES = (("b_capscore", "end"), ("b_capscore", "curve"), ("qa_accuracy", "end"), ("arena", "end"))
+DIFFERENCES: tuple[tuple[str, At], ...] = (
+    ("b_capscore", "end"), ("b_capscore", "curve"), ("qa_accuracy", "end"), ("arena", "end"),
+)  # fmt: skip
 COVERS = """\
 **What the intervals cover** (95 %, `balcap/study/stats.py`). Arms are compared pair by pair: same seed, same warm
 start, same pictures in the same order. At the end the interval is a t interval over the seeds, widened by a bootstrap
@@ -32,11 +34,18 @@ these intervals speak of other seeds, not of other pictures. None says anything 
 warm starts are too few to speak of others, and seeds that share one count as independent. Comparisons with a warm start
 subtract the same captions in all seeds that begin there: they speak of training from these two warm starts. The level
 of the warm start itself counts each of the two once. With three seeds t is 4.3 (with two warm starts 12.7): an effect
-must be large or very even to be told from none. Intervals are not corrected for their number: of the {count} below,
-about one in twenty misses the true value."""
+must be large or very even to be told from none. Intervals are not corrected for their number: of the {count} that
+decide claims, about one in twenty misses the true value, and the tables hold more."""
+OTHER_JUDGE = """\
+–: what a curve says of quality is the word of the judge in training, and these two arms had different ones. Their end
+was scored by the exact judge, as that of all arms."""
+NOISY = """\
+What these curves say of the quality of {arms} is the word of the noisy judge that trained there, so the exact judge's
+curve of another arm is not drawn beside it."""
 TWO_READINGS = """\
 The scale on which the paper's vanilla GRPO sums the linguistic mark is not known: the arms with the raw mark and with
 rewards in [0, 1] are two readings of one published row, so the second ones are counted apart."""
+UNKNOWN = "–"
 SAID = {"reproduced": "yes", "not reproduced": "no", "inconclusive": "inconclusive"}
 """Verdicts on questions of our own: nothing is there to be reproduced."""
 SCALES = """\
@@ -51,12 +60,13 @@ def write_report(study: Study, folder: Path) -> None:
     arms = [name for name in ARMS if name in study.arms()]
     decided = decide_all(study, load_claims())
     files = plots.draw(study, arms, folder)
-    parts = [*_opening(study, arms), *_verdicts(decided), *_tables(study, arms), *_pictures(files), *_examples(study)]
+    opening, pictures = _opening(study, arms, len(decided)), _pictures(arms, files)
+    parts = [*opening, *_verdicts(decided), *_tables(study, arms), *pictures, *_examples(study)]
     with atomic_path(folder / "README.md") as tmp:
         tmp.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
 
 
-def _opening(study: Study, arms: Sequence[str]) -> list[str]:
+def _opening(study: Study, arms: Sequence[str], claims: int) -> list[str]:
     runs, seeds = study.runs, sorted({seed for arm in arms for seed in study.seeds(arm)})
     steps = sorted({len(rows["words"]) for rows in study.curves.values()})
     pictures = sorted({study.pictures(arm) for arm in arms})
@@ -75,7 +85,7 @@ def _opening(study: Study, arms: Sequence[str]) -> list[str]:
         "run is stands in `data/runs.json`. What is claimed, and from which effect on, was committed before the runs: "
         "`balcap/study/claims.yaml`.",
         "",
-        COVERS.format(count=len([c for c in load_claims() if {c.test.arm, c.test.against} <= set(study.arms())])),
+        COVERS.format(count=claims),
         "",
     ]
 
@@ -145,7 +155,7 @@ def _found(one: Decided) -> str:
 
 
 def _expected(claim: Claim) -> str:
-    return _said(claim.source, claim.expect) if claim.expect else "–"
+    return _said(claim.source, claim.expect) if claim.expect else UNKNOWN
 
 
 def _surprises(rows: Sequence[Decided]) -> list[str]:
@@ -158,7 +168,7 @@ def _surprises(rows: Sequence[Decided]) -> list[str]:
 
 def _tables(study: Study, arms: Sequence[str]) -> list[str]:
     everything = [name for name in [*BASES, *arms] if name in study.arms()]
-    compared = [arm for arm in arms if ARMS[arm].against in study.arms()]
+    rows = [_differences(study, arm) for arm in arms if ARMS[arm].against in study.arms()]
     return [
         "## At the end of training",
         "",
@@ -170,11 +180,9 @@ def _tables(study: Study, arms: Sequence[str]) -> list[str]:
         "",
         "Arm less the arm it is compared with, and the difference of each seed.",
         "",
-        *_table(
-            ["arm", "less", *(f"{METRICS[name].label}, {at}" for name, at in DIFFERENCES)],
-            (_differences(study, arm) for arm in compared),
-        ),
+        *_table(["arm", "less", *(f"{METRICS[name].label}, {at}" for name, at in DIFFERENCES)], rows),
         "",
+        *([OTHER_JUDGE, ""] if any(UNKNOWN in row for row in rows) else []),
         "## Kinds of sentences",
         "",
         "Relations per caption; share of the sentences about a placed thing that begin with the place; how evenly both "
@@ -195,19 +203,24 @@ def _differences(study: Study, arm: str) -> list[str]:
     cells = []
     for name, at in DIFFERENCES:
         metric = METRICS[name]
-        found = effect(study, arm, against, metric, "curve" if at == "curve" else "end")
+        if not comparable(arm, against, metric, at):
+            cells.append(UNKNOWN)
+            continue
+        found = effect(study, arm, against, metric, at)
         cells.append(f"{_signed(found, metric)}; {_seeds(found, metric)}")
     return [title(arm), title(against), *cells]
 
 
-def _pictures(files: Sequence[str]) -> list[str]:
+def _pictures(arms: Sequence[str], files: Sequence[str]) -> list[str]:
     curves = [name for name in files if name.startswith("curves")]
+    noisy = [f"*{title(arm)}*" for arm in arms if ARMS[arm].judge == "noisy"]
     return [
         "## Learning curves",
         "",
-        f"On the sampled captions of each step, judged alike in all arms; running means over {plots.SMOOTH} steps. "
-        "With a noisy judge the curve is what that judge says; the tables above come from the exact one.",
+        "What the judge in training says of the sampled captions of each step, in all arms alike, whatever they "
+        f"reward; running means over {plots.SMOOTH} steps.",
         "",
+        *([NOISY.format(arms=" and ".join(noisy)), ""] if noisy else []),
         *(f"![{name.removesuffix('.png')}]({name})\n" for name in curves),
         "## Lengths",
         "",
@@ -265,7 +278,7 @@ def _seeds(found: Estimate, metric: Metric) -> str:
 def _number(value: float, digits: int, sign: bool = False) -> str:
     """``.838``, ``+1.20``, ``−.044``, and a dash for what is unknown."""
     if math.isnan(value):
-        return "–"
+        return UNKNOWN
     text = f"{abs(value):.{digits}f}"
     if digits > 1 and text.startswith("0."):
         text = text[1:]

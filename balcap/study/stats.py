@@ -11,6 +11,8 @@
 - **Curve**: the mean over the steps of training, on captions of pictures that training has not met before; df = S - 1.
   Each seed takes the same pool of training pictures in another order, so these intervals speak of other seeds, not of
   other pictures.
+  What captions are worth is there the word of the judge in training: curves of arms with different judges are never
+  compared (:func:`comparable`).
 - **Warm start**: seeds that start from the same one find the same captions there. Its level therefore counts each warm
   start once. A comparison with it keeps all seeds: given the two warm starts, what differs between seeds is their own
   chance, the warm starts' difference only widens the spread, and the chance in the shared captions lies in the
@@ -33,7 +35,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from balcap.evaluation.rewards import PARTS, harmonic_mean
-from balcap.study.arms import BASES, warmstart_seed
+from balcap.study.arms import ARMS, BASES, warmstart_seed
 from balcap.study.data import Study
 
 Array = NDArray[np.float64]
@@ -105,6 +107,11 @@ class Estimate:
     def half(self) -> float:
         """Half the width of the interval."""
         return (self.high - self.low) / 2
+
+
+def comparable(arm: str, against: str, metric: Metric, at: At) -> bool:
+    """Whether one judge gave both scores: always at the end; over training only if it judged both, or none is asked."""
+    return at == "end" or ARMS[arm].judge == ARMS[against].judge or metric.columns == METRICS["words"].columns
 
 
 def level(study: Study, arm: str, metric: Metric) -> Estimate:

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import study_world as world
+from matplotlib.figure import Figure
 
 from balcap.params import load_params, read_params
-from balcap.study import stats
+from balcap.study import plots, stats
 from balcap.study.arms import ARMS, chosen, title, warmstart_seed
 from balcap.study.claims import Comparison, decide, decide_all, load_claims
 from balcap.study.data import CURVES, MEASURED, Study, StudyFault, counts, curve_row, read_study, score_row, write_data
 from balcap.study.report import write_report
-from balcap.study.stats import METRICS, Estimate, effect, interval, level
+from balcap.study.stats import METRICS, Estimate, comparable, effect, interval, level
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GRPO = {"name": "grpo", "scale": "group", "ddof": 1, "eps": 1e-4, "rank_unmasked": False}
@@ -61,7 +62,8 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ARMS)
 def test_an_arm_differs_from_the_full_method_in_what_it_says_and_nothing_else(name: str) -> None:
-    load_params(RECIPES / f"{ARMS[name].recipe}.yaml")
+    params = load_params(RECIPES / f"{ARMS[name].recipe}.yaml")
+    assert (ARMS[name].judge == "noisy") == (params.train.judge.name == "noisy")
     full, arm = (flatten(read_params(RECIPES / f"ablation-{which}.yaml")) for which in ("full", name))
     assert arm.pop("recipe") == ARMS[name].recipe and full.pop("recipe") == "ablation-full"
     found = {key: arm.get(key, GONE) for key in full.keys() | arm.keys() if arm.get(key, GONE) != full.get(key, GONE)}
@@ -108,6 +110,7 @@ def test_claims_name_what_there_is() -> None:
         assert test.at == "end" or set(METRICS[test.metric].columns) <= set(CURVES), claim.id
         group = {ARMS[name].group for name in (test.arm, test.against) if name in ARMS}
         assert claim.source == "ours" or group == {"paper"}, f"{claim.id}: --arms paper would not test it"
+        assert comparable(test.arm, test.against, METRICS[test.metric], test.at), f"{claim.id}: of two judges"
         known = test.at == "end" and (test.metric != "b_capscore" or test.against == "base")
         assert claim.source == "ours" or known, f"{claim.id}: not published per arm"
     assert {claim.test.arm for claim in claims} | {"hard-full"} == set(ARMS)
@@ -300,6 +303,49 @@ def test_questions_of_our_own_are_answered_and_second_readings_counted_apart(tmp
         "Second readings: 0 reproduced, 2 not reproduced, 1 inconclusive. " in paper and "two readings of one" in paper
     )
     assert "yes" in ours.split("##")[0] and "reproduced" not in ours.split("##")[0]
+
+
+def difference_cells(text: str) -> dict[str, list[str]]:
+    """Cells of the table of differences, by arm."""
+    table = text.split("## Differences")[1].split("##")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    return {name: cells for name, *cells in rows}
+
+
+def test_curves_of_two_judges_are_not_compared(tmp_path: Path) -> None:
+    found = world.study({"full": 0.0, "noisy": -0.3, "noisy-floor": 0.0})
+    write_report(found, tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    cells = difference_cells(text)
+    assert cells["noisy judge"][:3:2] == ["full method", "–"] and cells["noisy judge"][1].startswith("−.")
+    assert cells["noisy judge, std floor"][0] == "noisy judge" and cells["noisy judge, std floor"][2].startswith("+.")
+    assert "these two arms had different ones" in text and "of *noisy judge* and *noisy judge, std floor*" in text
+
+
+def test_a_report_without_a_noisy_judge_does_not_speak_of_one(tmp_path: Path) -> None:
+    write_report(world.study({"full": 0.0, "grpo": -0.1}), tmp_path)
+    text = (tmp_path / "README.md").read_text().split("## Lengths")[0]
+    assert "noisy" not in text and "different ones" not in text
+    assert "–" not in difference_cells(text)["GRPO, rewards in [0, 1]"]
+
+
+@pytest.mark.parametrize(
+    ("arm", "metric", "lines"),
+    [("noisy", "recall", ["-"]), ("noisy", "words", ["--", "-"]), ("noisy-floor", "recall", ["--", "-"])],
+)
+def test_a_panel_shows_no_curve_of_another_judge(arm: str, metric: str, lines: list[str]) -> None:
+    axes = Figure().subplots()
+    found = world.study({"full": 0.0, "noisy": 0.0, "noisy-floor": 0.0}, seeds=2)
+    plots._curve(METRICS[metric])(axes, found, arm)
+    assert list(dict.fromkeys(line.get_linestyle() for line in axes.lines)) == lines
+
+
+def test_the_report_says_what_it_counts(tmp_path: Path) -> None:
+    found = world.study({"base": -0.3, "full": 0.0, "grpo": 0.0})
+    write_report(found, tmp_path)
+    text = " ".join((tmp_path / "README.md").read_text().split())
+    claims = [c for c in load_claims() if {c.test.arm, c.test.against} <= {"base", "full", "grpo"}]
+    assert f"of the {len(claims)} that decide claims, about one in twenty misses the true value, and the tables" in text
 
 
 def test_a_study_without_curves_of_an_arm_still_compares_the_end() -> None:
