@@ -33,9 +33,10 @@ Seeds = Annotated[int, typer.Option(min=1, help="Seeds of RL; even and odd ones 
 def ablations(arms: Arms = "paper", seeds: Seeds = 3) -> None:
     """Run every arm with every seed, two at a time, each as a DVC experiment; then write the report.
 
-    Runs whose experiment exists are not run again: after Ctrl-C, or with more seeds, the same command goes on. Claims
-    and thresholds stand in balcap/study/claims.yaml, the report in docs/results/ablations/. An arm is a recipe,
-    recipes/ablation-NAME.yaml.
+    Runs whose experiment exists are not run again: after Ctrl-C, or with more seeds, the same command goes on. The
+    report, in docs/results/ablations/, shows every finished arm, of the other group, too; rather than lose results
+    that stand there, the command refuses. Claims and thresholds stand in balcap/study/claims.yaml. An arm is a
+    recipe, recipes/ablation-NAME.yaml.
     """
     from flows._git import checkout_of
     from flows._server import prefect_server

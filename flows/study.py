@@ -36,7 +36,7 @@ from flows import _dvc, _process
 from flows._git import GitFault, git
 from flows._worktree import NameTaken, carry, environment, uncached, worktree
 from flows.stage import TAIL, cancellation
-from flows.study_gather import gather
+from flows.study_gather import check_kept, gather
 from flows.study_plan import LAST, SHARED, ArmRun, Start, plan_runs
 
 AT_ONCE = 2
@@ -49,16 +49,23 @@ _RUNNER: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)
 
 @flow(name="study", persist_result=False, log_prints=False, task_runner=_RUNNER)
 def study(checkout: Path, group: Group, seeds: int, results: Path) -> State[Any]:
-    """Make the runs that are missing, then write their results and the report to ``results`` in the checkout."""
+    """Make the runs that are missing, then write all results and the report to ``results`` in the checkout.
+
+    All results: those of the group, and of every other arm whose runs an earlier study has finished.
+    """
     stop, arms, folder = threading.Event(), chosen(group), checkout / results
     try:
-        runs = plan_runs(checkout, arms, seeds)
-        todo = [run for run in runs if not _dvc.experiments(checkout, run.name)]
-        print(f"study: {len(runs) - len(todo)} of {len(runs)} runs are there", flush=True)
-        fault = _make(checkout, todo, lambda tree: plan_runs(tree, arms, seeds) == runs, stop) if todo else None
+        runs = plan_runs(checkout, chosen("all"), seeds)
+        missing = [run for run in runs if not _dvc.experiments(checkout, run.name)]
+        todo, unfinished = [run for run in missing if run.arm in arms], {run.arm for run in missing}
+        shown = [run for run in runs if run.arm in arms or run.arm not in unfinished]
+        check_kept(checkout, shown, results)
+        count = len(arms) * seeds
+        print(f"study: {count - len(todo)} of {count} runs are there", flush=True)
+        fault = _make(checkout, todo, lambda tree: plan_runs(tree, chosen("all"), seeds) == runs, stop)
         if fault is not None:
             return fault
-        gather(checkout, runs, results, f"balcap study ablations --arms {group} --seeds {seeds}")
+        gather(checkout, shown, results, f"balcap study ablations --arms {group} --seeds {seeds}")
         write_report(read_study(folder / "data"), folder)
     except NameTaken:
         return Failed(message="a study is in progress in this repository; wait until it has ended")
@@ -74,7 +81,9 @@ def study(checkout: Path, group: Group, seeds: int, results: Path) -> State[Any]
 def _make(
     checkout: Path, todo: Sequence[ArmRun], as_planned: Callable[[Path], bool], stop: threading.Event
 ) -> State[Any] | None:
-    """Make the warm starts, then the arms; what failed, or None."""
+    """Make the warm starts, then the arms, if there is anything to do; what failed, or None."""
+    if not todo:
+        return None
     starts = list(dict.fromkeys(run.start for run in todo))
     worlds = {start.recipe: start for start in reversed(starts)}.values()
     before = {stage.name: stage.needs for stage in _dvc.plan(checkout, [SHARED])}[SHARED]

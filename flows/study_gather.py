@@ -1,11 +1,13 @@
 """From the experiments of a study to its results: small files in the checkout, which a person commits.
 
+check_kept(checkout, runs, Path("docs/results/ablations"))       before anything is run
 gather(checkout, runs, Path("docs/results/ablations"), "balcap study ablations --arms paper --seeds 3")
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +19,13 @@ import pyarrow.parquet as pq
 
 from balcap.files import atomic_path
 from balcap.records_io import read_references, read_samples
-from balcap.study.data import EXAMPLE, curve_row, score_row, write_data
+from balcap.study.data import EXAMPLE, StudyFault, curve_row, score_row, write_data
 from flows import _dvc
 from flows.study_plan import ArmRun
 
 SAMPLES, CURVES = "reports/evaluate/samples.parquet", "reports/train/curves.csv"
 IMAGES, REFERENCES = "data/images", "data/references.parquet"
+SEED = ", seed "
 EXAMPLES = 3
 """Pictures per world whose captions are shown."""
 
@@ -39,18 +42,45 @@ class _Found:
     """Warm starts, and seeds, whose scores are there."""
 
 
+def check_kept(checkout: Path, runs: Sequence[ArmRun], folder: Path) -> None:
+    """Raise :class:`StudyFault` if results that stand in ``folder`` are none of ``runs``, and so would be lost."""
+    held, brought = set(_before(checkout, folder)["experiments"]), set(map(_label, runs))
+    if lost := sorted({label.split(SEED)[0] for label in held - brought}):
+        seeds = 1 + max(int(label.split(SEED)[1]) for label in held | brought)
+        raise StudyFault(
+            f"{folder}/data holds results that would be lost, of {', '.join(lost)}: these options do not ask for "
+            "them, and no finished experiments of this code bring them. `balcap study ablations --arms all --seeds "
+            f"{seeds}` does; to go on without them, remove {folder}/data (what was committed of it stays in git)"
+        )
+
+
+def _before(checkout: Path, folder: Path) -> Mapping[str, Any]:
+    """What the results that stand in ``folder`` come from."""
+    path = checkout / folder / "data/runs.json"
+    if not path.exists():
+        return {"commands": [], "experiments": {}}
+    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _label(run: ArmRun) -> str:
+    return f"{run.arm.name}{SEED}{run.seed}"
+
+
 def gather(checkout: Path, runs: Sequence[ArmRun], folder: Path, command: str) -> None:
     """Write ``folder/data`` and ``folder/pictures`` from the experiments of ``runs``, which must exist.
 
-    What stands there is replaced once everything is collected. Raises ``DvcFault`` when an experiment's results are not
-    in the cache, and ``StudyFault`` when they cannot be compared.
+    What stands there is replaced once everything is collected; the commands that made it stay before ``command``.
+    Raises ``DvcFault`` when an experiment's results are not in the cache, and ``StudyFault`` when they cannot be
+    compared.
     """
     found = _Found()
     for run in runs:
         _collect(checkout, run, found)
-    names = {f"{run.arm.name}, seed {run.seed}": run.name for run in runs}
+    commands = dict.fromkeys([*_before(checkout, folder)["commands"], command])
+    facts = {"commands": list(commands), "experiments": {_label(run): run.name for run in runs}}
     with atomic_path(checkout / folder / "data") as data, atomic_path(checkout / folder / "pictures") as pictures:
-        write_data(data, found.scores, found.curves, found.examples, {"commands": [command], "experiments": names})
+        write_data(data, found.scores, found.curves, found.examples, facts)
         pictures.mkdir()
         for image_id, png in found.pictures.items():
             (pictures / f"{image_id[:12]}.png").write_bytes(png)

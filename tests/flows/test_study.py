@@ -18,7 +18,7 @@ from prefect.states import Completed, State
 from balcap.params import ParamsError, read_params
 from balcap.study.arms import ARMS, chosen
 from balcap.study.data import read_study
-from flows import _dvc, study_plan
+from flows import _dvc, study_gather, study_plan
 from flows import study as study_flow
 from flows._worktree import worktree
 from flows.study_gather import gather
@@ -40,7 +40,7 @@ def test_arms_share_pictures_and_warm_starts() -> None:
         )
         assert run.seeds == {"warmstart.seed": run.seed % 2, "train.seed": run.seed}
         assert run.start.seeds == {"warmstart.seed": run.seed % 2}
-    assert [run.name for run in plan_runs(PROJECT, chosen("paper"), 1)] == [run.name for run in runs[:9]]
+    assert plan_runs(PROJECT, chosen("paper"), 1) == runs[:9]
 
 
 def test_a_run_is_called_after_all_that_decides_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +152,45 @@ def test_results_stay_when_others_cannot_be_gathered(repo: Path) -> None:
     with pytest.raises(_dvc.DvcFault, match=r"or `dvc exp remove ablation-full-s0-0` and run the study again"):
         gather(repo, [run], Path("results"), "balcap study ablations")
     assert kept.read_text() == picture.read_text() == "kept"
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, *names: str, there: tuple[str, ...]) -> list[str]:
+    """A plan of one seed of these arms, of which ``there`` are experiments; the arms that a study gathers from it."""
+    runs = [ArmRun(ARMS[name], 0, Start("ablation-full", 0), f"ablation-{name}-s0-0") for name in names]
+    gathered: list[str] = []
+    monkeypatch.setattr(study_flow, "plan_runs", lambda *_: runs)
+    monkeypatch.setattr(_dvc, "experiments", lambda _, name: [name] if name.split("-", 1)[1][:-5] in there else [])
+    monkeypatch.setattr(study_flow, "gather", lambda _, runs, *rest: gathered.extend(run.arm.name for run in runs))
+    monkeypatch.setattr(study_flow, "read_study", lambda _: None)
+    monkeypatch.setattr(study_flow, "write_report", lambda *_: None)
+    return gathered
+
+
+def test_finished_arms_of_the_other_group_stay_in_the_report(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered = planned(monkeypatch, "full", "grpo", "soft", "rvpo", there=("full", "grpo", "rvpo"))
+    state: Any = study_flow.study(repo, "paper", 1, Path("results"), return_state=True)
+    assert state.is_completed() and gathered == ["full", "grpo", "rvpo"]
+
+
+def test_no_results_are_lost_unasked(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered = planned(monkeypatch, "full", "rvpo", there=("full",))
+    kept = repo / "results/data/runs.json"
+    kept.parent.mkdir(parents=True)
+    held = {"full, seed 0": "a", "full, seed 3": "b", "rvpo, seed 0": "c"}
+    kept.write_text(json.dumps({"commands": [], "experiments": held}))
+    state: Any = study_flow.study(repo, "paper", 1, Path("results"), return_state=True)
+    assert state.is_failed() and gathered == []
+    assert "results/data holds results that would be lost, of full, rvpo: " in state.message
+    assert "`balcap study ablations --arms all --seeds 4`" in state.message
+
+
+def test_the_commands_before_are_kept(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_gather, "_collect", lambda *_: None)
+    run = ArmRun(ARMS["full"], 0, Start("ablation-full", 0), "ablation-full-s0-0")
+    for command in ("one", "two", "one"):
+        gather(repo, [run], Path("results"), command)
+    found = json.loads((repo / "results/data/runs.json").read_text())
+    assert found == {"commands": ["one", "two"], "experiments": {"full, seed 0": run.name}}
 
 
 GRPO = {"name": "grpo", "scale": "group", "ddof": 1, "eps": 1e-4, "rank_unmasked": False}
