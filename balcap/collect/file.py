@@ -13,7 +13,8 @@ ROOT/origin with one and the same ROOT. The ROOT under which most images are fou
 with equally many, the one with the longer origins).
 
 A line that cannot be used is a :class:`Problem` with its number, never an end: its picture may have another line, and
-a picture left without one is counted by the engine. Of several captions of one picture the first usable one counts.
+a picture left without one is counted by the engine. Of several captions of one picture the first usable one counts. A
+questions file without any row says that there are no questions.
 """
 
 from __future__ import annotations
@@ -89,9 +90,12 @@ def file_references(path: Path, encoding: str, origins: Mapping[str, str]) -> Fi
 
 
 def file_questions(path: Path, encoding: str, origins: Mapping[str, str], limit: int) -> FileWriter:
-    """At most ``limit`` questions per picture, in the file's order. Raises as :func:`file_references`."""
+    """At most ``limit`` questions per picture, in the file's order; a file may hold none at all.
+
+    Raises as :func:`file_references`.
+    """
     needs = ("image", "question", "options", "answer")
-    return _read(path, encoding, origins, needs, _question, lambda question: question.question, limit)
+    return _read(path, encoding, origins, needs, _question, lambda asked: asked.question, limit, may_be_empty=True)
 
 
 def file_instructions(path: Path, encoding: str, origins: Mapping[str, str]) -> FileWriter:
@@ -109,6 +113,7 @@ def _read(
     record: Callable[[str, dict[str, Any]], T],
     same: Callable[[T], str],
     limit: int,
+    may_be_empty: bool = False,
 ) -> FileWriter:
     """Read all lines; of two records of a picture that are the ``same``, the first counts."""
     problems: list[Problem] = []
@@ -131,7 +136,7 @@ def _read(
         else:
             records.setdefault(found[image], []).append(new)
     problems.sort(key=lambda problem: problem.line)
-    if not records:
+    if not records and (problems or not may_be_empty):
         raise CollectError("\n".join([f"{path}: no line can be used", *describe(path, problems)]))
     return FileWriter(path, {image_id: kept[:limit] for image_id, kept in records.items()}, problems, missing)
 

@@ -268,6 +268,25 @@ def test_a_bad_question_is_counted(tmp_path: Path, change: dict[str, Any], reaso
     assert [q.accuracy_with_image for q in writer(sample("id-a"))] == [0.5]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("q.jsonl", "\n"), ("q.json", "[]"), ("q.csv", "image,question,options,answer\n")]
+)
+def test_a_questions_file_may_be_empty_and_no_other(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    writer = file_questions(tmp_path / name, "utf-8", ORIGINS, 10)
+    assert writer.records == {} and writer.problems == []
+    with pytest.raises(Unwritten, match="no line names this picture"):
+        writer(sample("id-a"))
+    (tmp_path / "captions.jsonl").touch()
+    with pytest.raises(CollectError, match="no line can be used"):
+        captions(tmp_path / "captions.jsonl")
+
+
+def test_questions_that_are_all_unusable_are_told(tmp_path: Path) -> None:
+    with pytest.raises(CollectError, match=r"(?s)no line can be used.*neither one of the options"):
+        questions(tmp_path, ASK | {"answer": "green"})
+
+
 def test_at_most_limit_questions_are_kept(tmp_path: Path) -> None:
     writer = questions(tmp_path, *(ASK | {"question": f"{n}?"} for n in range(5)), limit=3)
     assert [q.question for q in writer(sample("id-a"))] == ["0?", "1?", "2?"]

@@ -111,6 +111,17 @@ def test_the_gates_pass_good_data_and_stop_bad_references(checkout: Path, run: S
     assert run.last.kept["gx/report.html"] == report.read_bytes(), "kept before the stage failed"
 
 
+def test_pictures_without_questions_pass_the_gate(checkout: Path, run: Stages) -> None:
+    (checkout / "data/mine/questions.jsonl").write_text("")
+    params = yaml.safe_load((checkout / "params.yaml").read_text())
+    params["validate_references"]["min_questions"] = 0
+    (checkout / "params.yaml").write_text(yaml.safe_dump(params))
+    for stage in ("validate_images", "collect_references", "collect_questions", "validate_references"):
+        found = run(stage)
+    assert found.metrics["questions"] == 0 and found.metrics["references"] == COUNT
+    assert read_questions(checkout / "data/questions.parquet") == {}
+
+
 def curated_at(checkout: Path, low: float | None, high: float | None) -> None:
     params = yaml.safe_load((checkout / "params.yaml").read_text())
     params["collect_questions"] |= {"min_accuracy_with_image": low, "max_accuracy_without_image": high, "per_image": 1}

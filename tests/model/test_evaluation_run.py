@@ -40,14 +40,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(models: Path, work: Path, base: str = "base", policy: str = "policy") -> Results:
+def run(models: Path, work: Path, base: str = "base", policy: str = "policy", asked: bool = True) -> Results:
     return evaluate(
         PARAMS,
         models / base,
         models / policy,
         [p.sample for p in PICTURES],
         {p.sample.image_id: p.reference for p in PICTURES},
-        {p.sample.image_id: p.questions for p in PICTURES},
+        {p.sample.image_id: p.questions for p in PICTURES if asked},
         work,
         JUDGES["oracle"](),
     )
@@ -87,6 +87,15 @@ def test_captions_that_were_cut_off_are_worth_a_known_zero(models: Path, tmp_pat
     cut = [row for case in found.cases for row in (case.base, case.policy) if row.caption.truncated]
     assert cut, "an untrained captioner does not end within eight tokens"
     assert all(row.scores["precision"] == row.scores["recall"] == row.scores["linguistic"] == 0.0 for row in cut)
+
+
+def test_without_questions_utility_is_unknown_and_nothing_else(models: Path, tmp_path: Path) -> None:
+    found, asked = run(models, tmp_path, asked=False), run(models, tmp_path)
+    assert [rows["qa_accuracy"].n for rows in found.scores.values()] == [0, 0, 0]
+    assert found.scores["policy"]["qa_accuracy"].value is None
+    assert found.scores["policy"]["recall"] == asked.scores["policy"]["recall"]
+    write_results(found, PARAMS, lambda file: atomic_path(tmp_path / "out" / file))
+    assert "qa_accuracy" not in json.loads((tmp_path / "out/summary.json").read_text())
 
 
 def test_batches_differ_in_their_random_numbers() -> None:
