@@ -5,7 +5,7 @@
     dead     now > limit                           share of groups in which a reward does not differ
     spread   now <= limit * start                  spread of a reward inside groups
     unknown  now > limit                           share of captions whose reward is unknown
-    masked   min(now, 1 - now) < limit <= min(start, 1 - start)            share of captions behind the length mask
+    masked   now < limit <= start, or 1 - now < limit <= 1 - start         share of captions behind the length mask
     length   now > limit * start, or now < start / limit                   words
     entropy  now < limit * start                   of the next token
     trade    now > start for a reward that is trained, now < start - limit for the quality of any other, trained or not
@@ -138,7 +138,7 @@ def _entropy(start: float, now: float, limit: float, _: str) -> Finding:
 
 def _masked(start: float, now: float, limit: float, _: str) -> Finding:
     words = f"the length mask hits {now:.1%} of the captions, {start:.1%} at the start (limit {limit:.1%} from 0 or 1)"
-    return Finding(min(now, 1.0 - now) < limit <= min(start, 1.0 - start), now, words)
+    return Finding(now < limit <= start or 1.0 - now < limit <= 1.0 - start, now, words)
 
 
 def _length(start: float, now: float, limit: float, _: str) -> Finding:

@@ -70,6 +70,8 @@ def test_each_alarm_sounds_in_the_first_step_that_is_beyond_its_limit(name: str)
     ("name", "columns"),
     [
         ("masked", {"length__masked": [0.3, 0.3, 0.1, 0.0, 0.0]}),  # towards 0, too
+        ("masked", {"length__masked": [0.02, 0.02, 0.97, 1.0]}),  # from one end to the other
+        ("masked", {"length__masked": [0.98, 0.98, 0.02, 0.0]}),
         ("length", {"length__words": [30.0, 30.0, 11.0, 8.0]}),  # shrinking, too
         ("trade", {"reward__recall__mean": [0.1, 0.1, 0.2, 0.3], "quality__utility": [0.8, 0.8, 0.6, 0.6]}),
     ],
@@ -82,6 +84,7 @@ def test_alarms_have_two_sides(name: str, columns: dict[str, list[float | None]]
     ("name", "columns"),
     [
         ("masked", {"length__masked": [0.02, 0.02, 0.02, 0.0]}),  # it was there from the start
+        ("masked", {"length__masked": [0.98, 0.98, 0.99, 1.0]}),
         ("spread", {"reward__recall__group_std": [0.0, 0.0, 0.0, 0.0]}),  # there is nothing to collapse
         ("trade", {"quality__recall": [0.5, 0.5, 0.1, 0.1]}),  # nothing rose meanwhile
         ("trade", {"reward__recall__mean": [0.1, 0.1, 0.9], "quality__recall": [0.5, 0.5, 0.1]}),  # with itself
