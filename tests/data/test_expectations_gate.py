@@ -21,9 +21,11 @@ from balcap.expectations.images import image_suites
 from balcap.expectations.references import reference_suites
 from balcap.expectations.report import counted, refusal, write_report
 from balcap.expectations.summary import image_summary, reference_summary
+from balcap.params import check_params, read_params
 from balcap.params.validate import ValidateImages, ValidateReferences
 from balcap.records_io import IMAGES, QUESTIONS, REFERENCES, write_table
 
+ROOT = Path(__file__).parents[2]
 IMAGE_PARAMS = ValidateImages(
     min_train_images=8, min_eval_images=2, max_aspect=2.0, max_reject_share=0.1, max_near_duplicate_share=0.2
 )
@@ -239,6 +241,17 @@ def test_good_references_pass(tmp_path: Path) -> None:
         "questions": 3,
         "questions_per_eval_image": 1.0,
     }
+
+
+@pytest.mark.parametrize("name", ["llava-1.5-7b", "qwen2.5-vl-3b", "qwen2.5-vl-7b"])
+def test_a_terse_caption_of_thousands_closes_no_gate_behind_a_paid_stage(tmp_path: Path, name: str) -> None:
+    params = check_params(read_params(ROOT / f"recipes/{name}.yaml"))
+    writer, rows = params.collect_references.writer, reference_rows()
+    assert writer.name == "llm"
+    rows[3] |= {"caption": "Snow.", "units": ["There is snow."]}
+    rows[4]["caption"] = "so " * writer.max_tokens  # a word is a token at least; what is cut off is no reference
+    report = run_gate(references(tmp_path, rows, []), reference_suites(params.validate_references))
+    assert report.failed == []
 
 
 BAD_CAPTIONS: list[tuple[Callable[[Rows], Any], list[str], str]] = [
