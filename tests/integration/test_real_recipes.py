@@ -126,6 +126,8 @@ def test_the_first_comment_says_how_to_run_it(name: str) -> None:
     assert f"balcap run --recipe {name} -S warmstart.method.sha256=" in head
     assert f"balcap plan --recipe {name} --gpus 8 --gpu-memory 80" in head
     assert max(map(len, text.splitlines())) <= 120
+    served = [line for line in head.splitlines() if "vllm serve" in line]
+    assert len(served) == 2 and all("--host 127.0.0.1 --port 873" in line for line in served)
 
 
 def small(raw: dict[str, Any], url: str) -> Params:
