@@ -27,6 +27,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -193,7 +194,7 @@ class Checkpointed(GRPOTrainer):
         os.replace(partial, target)
         older, later = self._others(target)
         for folder in older[: 1 - KEPT] + later:
-            remove(folder)
+            _let_go(folder)
 
     def _others(self, target: Path) -> tuple[list[Path], list[Path]]:
         """Checkpoints of earlier and of later steps."""
@@ -238,6 +239,15 @@ class Checkpointed(GRPOTrainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             set_random_state(self._own(Path(checkpoint))["random"])
+
+
+def _let_go(folder: Path) -> None:
+    """Remove a checkpoint that another one replaces; that it cannot be removed is no reason to end a run."""
+    try:
+        remove(folder)
+    except OSError as error:
+        why = error.strerror or error
+        print(f"warning: {folder} could not be removed ({why}) and takes its room", file=sys.stderr, flush=True)
 
 
 def _check_there(folder: Path, names: list[str]) -> None:

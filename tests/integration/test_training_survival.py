@@ -5,6 +5,7 @@ What is killed is killed from inside, at a micro-step chosen by number: no test 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -29,11 +30,12 @@ from runtime_world import ALONE, runtime
 from balcap.hashing import dir_md5
 from balcap.policy.store import load_policy, save_policy
 from balcap.records import Judgement
+from balcap.training import checkpoint
 from balcap.training.checkpoint import Checkpointed
 from balcap.training.launch import start
 from balcap.training.manifest import checkpoints, newest
 from balcap.training.run import Trained, train
-from balcap.training.stopping import NotFinite, Stopped
+from balcap.training.stopping import NOTED, NotFinite, Stopped
 from balcap.training.trainer import CaptionTrainer
 
 TESTS = Path(__file__).parents[1]
@@ -198,7 +200,7 @@ def test_sigterm_ends_the_wait_for_a_judge_at_once(
         run(base, tmp_path, world.CountingJudge(silent), judge_deadline=100.0)
     woken.set()
     assert names(tmp_path)[-1] == kept
-    assert capsys.readouterr().err.count("SIGTERM: ending with a checkpoint") == 1
+    assert capsys.readouterr().err.count(NOTED) == 1
     assert_same(run(base, tmp_path), undisturbed)
 
 
@@ -271,6 +273,27 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_else(
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"] and newest(tmp_path)
     if lora is None:
         assert_same(run(base, tmp_path), undisturbed)
+
+
+def test_an_older_checkpoint_that_cannot_be_removed_ends_nothing(
+    base: Path,
+    undisturbed: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    remove = checkpoint.remove
+
+    def held(path: Path) -> None:
+        if path.name == "checkpoint-2" and path.exists():
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        remove(path)
+
+    monkeypatch.setattr(checkpoint, "remove", held)
+    assert_same(run(base, tmp_path, save_every=1), undisturbed)
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-6", "checkpoint-8"] and newest(tmp_path)
+    warned = f"warning: {tmp_path / 'checkpoint-2'} could not be removed (Device or resource busy)"
+    assert capsys.readouterr().err.count(warned) == 2, "each later checkpoint tries again"
 
 
 def test_a_damaged_checkpoint_is_not_gone_on_from(
