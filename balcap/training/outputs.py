@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from balcap.advantages.base import Array, mean
 from balcap.files import atomic_path
 from balcap.params.train import Train
 from balcap.records_io import write_table
@@ -56,19 +57,21 @@ def write_samples(path: Path, rows: Rows, rewards: Sequence[str]) -> None:
 def summary(rows: Rows, rewards: Sequence[str], params: Train) -> dict[str, float | None]:
     """The flat numbers a reviewer reads: means of the last steps, and how far the mean reward rose, with interval.
 
-    ``reward`` is the weighted mean of the rewards; its rise is between the first and the last :data:`WINDOW` steps
-    (fewer in short runs), the interval a bootstrap over these steps.
+    ``reward`` is the weighted mean of the rewards' means over the first and the last :data:`WINDOW` steps (fewer in
+    short runs), each over the steps in which it is known; a reward that is unknown throughout one of the two is in
+    neither. The interval of its rise is a bootstrap over these steps.
     """
     window = max(1, min(WINDOW, len(rows) // 2))
     first, last = rows[:window], rows[-window:]
-    before, after = (np.array([_weighted(row, params) for row in part]) for part in (first, last))
-    low, high = _interval(before, after, params.seed)
+    before, after, weights = _compared(first, last, params)
+    start, end = float(_level(before, weights)), float(_level(after, weights))
+    low, high = _interval(before, after, weights, params.seed)
     found = {
         "steps": len(rows),
         "captions": len(rows) * params.global_batch_size,
-        "reward_first": before.mean(),
-        "reward_last": after.mean(),
-        "reward_rise": after.mean() - before.mean(),
+        "reward_first": start,
+        "reward_last": end,
+        "reward_rise": end - start,
         "reward_rise_low": low,
         "reward_rise_high": high,
         **{f"{name}_last": _mean(last, f"reward/{name}/mean") for name in rewards},
@@ -80,12 +83,24 @@ def summary(rows: Rows, rewards: Sequence[str], params: Train) -> dict[str, floa
     return {name: None if np.isnan(value) else round(float(value), 6) for name, value in found.items()}
 
 
-def _weighted(row: dict[str, Any], params: Train) -> float:
-    """Weighted mean of the known reward means of one step; NaN if none is known."""
-    pairs = [(weight, row[f"reward/{name}/mean"]) for name, weight in params.reward_weights.items()]
-    known = [(weight, value) for weight, value in pairs if value is not None]
-    total = sum(weight for weight, _ in known)
-    return sum(weight * value for weight, value in known) / total if total else float("nan")
+def _compared(first: Rows, last: Rows, params: Train) -> tuple[Array, Array, Array]:
+    """Means of the K rewards that both windows know, NaN where a step does not; [steps, K] each, and the weights [K].
+
+    A step that knows none of them is left out.
+    """
+    names, weights = list(params.reward_weights), np.array(list(params.reward_weights.values()))
+    columns = [f"reward/{name}/mean" for name in names]
+    tables = [np.array([[row[c] for c in columns] for row in part], dtype=np.float64) for part in (first, last)]
+    both = np.all([~np.isnan(table).all(axis=0) for table in tables], axis=0) & (weights > 0.0)
+    before, after = (table[~np.isnan(table[:, both]).all(axis=1)][:, both] for table in tables)
+    return before, after, weights[both] / weights[both].sum()
+
+
+def _level(steps: Array, weights: Array) -> Array:
+    """Weighted mean [...] of K rewards' means over the steps that know them [..., steps, K]; NaN if one has none."""
+    known = ~np.isnan(steps).all(axis=-2)
+    means = np.where(known, mean(steps, axis=-2)[..., 0, :], np.nan)
+    return means @ weights if len(weights) else np.full(steps.shape[:-2], np.nan)
 
 
 def _mean(rows: Rows, name: str) -> float:
@@ -93,9 +108,11 @@ def _mean(rows: Rows, name: str) -> float:
     return sum(known) / len(known) if known else float("nan")
 
 
-def _interval(before: np.ndarray, after: np.ndarray, seed: int) -> tuple[float, float]:
-    """Percentile bootstrap of the difference of means, drawing steps."""
+def _interval(before: Array, after: Array, weights: Array, seed: int) -> tuple[float, float]:
+    """Percentile bootstrap of the difference of levels, drawing steps; draws that miss a reward do not count."""
+    if not len(weights):
+        return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
-    draws = [part[rng.integers(0, len(part), (DRAWS, len(part)))].mean(axis=1) for part in (before, after)]
-    low, high = np.quantile(draws[1] - draws[0], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    draws = [_level(part[rng.integers(0, len(part), (DRAWS, len(part)))], weights) for part in (before, after)]
+    low, high = np.nanquantile(draws[1] - draws[0], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)

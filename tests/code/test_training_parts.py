@@ -304,6 +304,30 @@ def test_an_unknown_mean_is_empty_and_no_zero(tmp_path: Path) -> None:
     assert summary(rows, ["precision", "recall"], params)["reward_first"] == 0.5
 
 
+def test_an_unknown_step_leaves_the_summary_known() -> None:
+    params = world.settings(reward_weights={"precision": 1.0, "recall": 3.0})
+    known = [curve(i + 1, 0.25 if i < 10 else 0.75) for i in range(20)]
+    expected = summary(known, ["precision", "recall"], params)
+    assert (expected["reward_first"], expected["reward_rise"]) == (0.3125, 0.375)
+    lost = dict.fromkeys(metric_names(["precision", "recall"]))
+    for gap in (lost, {"reward/recall/mean": None}, {"reward/precision/mean": None}):
+        rows = [{**row, **gap} if row["step"] in (3, 18) else row for row in known]
+        found = summary(rows, ["precision", "recall"], params)
+        assert {key: found[key] for key in found if key.startswith("reward_")} == {
+            "reward_first": 0.3125, "reward_last": 0.6875,
+            "reward_rise": 0.375, "reward_rise_low": 0.375, "reward_rise_high": 0.375,
+        }  # fmt: skip
+
+
+def test_a_reward_that_one_end_of_the_run_does_not_know_moves_nothing() -> None:
+    params = world.settings(reward_weights={"precision": 1.0, "recall": 3.0})
+    rows = [curve(i + 1, None if i < 10 else 0.9) for i in range(20)]
+    found = summary(rows, ["precision", "recall"], params)
+    assert (found["reward_first"], found["reward_last"], found["reward_rise"]) == (0.5, 0.5, 0.0)
+    nothing = summary([{**row, "reward/precision/mean": None} for row in rows], ["precision", "recall"], params)
+    assert all(nothing[f"reward_{key}"] is None for key in ("first", "last", "rise", "rise_low", "rise_high"))
+
+
 def test_samples_keep_unknown_as_nan(tmp_path: Path) -> None:
     row = {"step": 0, "image_id": "a", "caption": "A b.", "truncated": False, "verdict": "{}", "masked": True}
     write_samples(tmp_path / "s.parquet", [{**row, "precision": None}], ["precision"])
