@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,14 +148,29 @@ def freeze(model: torch.nn.Module, prefixes: Iterable[str]) -> None:
 
 def _check_judge_serves(params: Train, judge: Judge) -> None:
     """A reward that the judge can never give would be unknown for ever; one that is away, from the first step on."""
+    with Background() as loop:
+        if why := _cannot_give(params, judge) or _not_ready(loop, judge):
+            with suppress(TimeoutError):
+                loop.run(judge.close(), READY_SECONDS)
+            raise TrainingError(why)
+
+
+def _cannot_give(params: Train, judge: Judge) -> str:
+    """Which reward the judge can never give; nothing if it can give all."""
     bound = bind(judge.fills)
     for name in params.reward_weights:
         if not bound[name].needs <= judge.fills:
-            raise TrainingError(
+            return (
                 f"train.reward_weights.{name}: judge {judge.name} cannot give what this reward needs; "
                 "leave the reward out or name another judge"
             )
-    with Background() as loop:
-        if why := loop.run(judge.ready(), READY_SECONDS):
-            loop.run(judge.close(), READY_SECONDS)
-            raise TrainingError(f"train.judge: {why}")
+    return ""
+
+
+def _not_ready(loop: Background, judge: Judge) -> str:
+    """Why the judge cannot begin; nothing if it can."""
+    try:
+        why = loop.run(judge.ready(), READY_SECONDS)
+    except TimeoutError:
+        why = f"{judge.name} did not say within {READY_SECONDS:g} s whether it can judge; look at its endpoint"
+    return f"train.judge: {why}" if why else ""

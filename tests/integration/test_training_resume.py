@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import train_world as world
 from balcap.hashing import dir_md5
 from balcap.policy.store import save_policy
 from balcap.records import Judgement
+from balcap.training import run as run_room
 from balcap.training import trainer as trainer_room
 from balcap.training.data import TrainingError
 from balcap.training.manifest import checkpoints
@@ -123,12 +125,38 @@ def test_unknown_parts_are_counted_and_not_zero(base: Path, tmp_path: Path) -> N
         assert row["judge/failure_rate"] == pytest.approx(1 / 3)
 
 
+class Closing(world.CountingJudge):
+    """Knows whether it was closed."""
+
+    closed = False
+
+    async def close(self) -> None:
+        self.closed = True
+
+
 def test_a_reward_that_the_judge_cannot_give_is_refused(base: Path, tmp_path: Path) -> None:
-    class Blind(world.CountingJudge):
+    class Blind(Closing):
         fills = frozenset({"covered"})
 
+    judge = Blind()
     with pytest.raises(TrainingError, match=r"train\.reward_weights\.precision: judge counting cannot give"):
-        run(base, tmp_path / "work", Blind())
+        run(base, tmp_path / "work", judge)
+    assert judge.closed
+
+
+def test_a_judge_that_never_says_whether_it_can_is_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(Closing):
+        async def ready(self) -> str:
+            await asyncio.Event().wait()
+            return ""
+
+    judge = Silent()
+    monkeypatch.setattr(run_room, "READY_SECONDS", 0.5)
+    with pytest.raises(TrainingError, match=r"train\.judge: counting did not say within 0\.5 s whether it can judge"):
+        run(base, tmp_path / "work", judge)
+    assert judge.closed
 
 
 @pytest.mark.parametrize("rule", ["gdpo", "grpo"])
