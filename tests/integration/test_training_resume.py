@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import train_world as world
 
 from balcap.hashing import dir_md5
@@ -80,8 +82,6 @@ def test_two_checkpoints_are_kept(base: Path, tmp_path: Path) -> None:
 
 
 def forgetful(part: str) -> Callable[[list[Judgement]], list[Judgement]]:
-    from dataclasses import replace
-
     return lambda judged: [replace(j, **{part: None}) for j in judged]
 
 
@@ -170,23 +170,102 @@ def test_the_reward_rises(base: Path, tmp_path: Path, rule: str) -> None:
     assert sum(means[-5:]) / 5 > sum(means[:5]) / 5 + 0.2
 
 
-SOFT = {"name": "soft", "tau_low": 0.5, "tau_high": 2.0, "softness": 0.5}
+def test_fewer_rewards_and_updates(base: Path, tmp_path: Path) -> None:
+    result = run(base, tmp_path / "work", steps=2, reward_weights={"recall": 1.0}, updates_per_step=1)
+    assert result.rewards == ("recall",)
+    assert [set(row) for row in result.history.curves] == [{"step", *metric_names(["recall"])}] * 2
+    assert [c.name for c in checkpoints(tmp_path / "work")] == ["checkpoint-2"], "one update in each step"
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"precision": "bfloat16", "gradient_checkpointing": True},
-        {"loss": {"type": "grpo", "clip_low": 0.2, "clip_high": 0.28, "kl": 0.01, "entropy": 0.0}},
-        {"reward_weights": {"recall": 1.0}, "updates_per_step": 1},
-        {"length_mask": SOFT, "advantage": {**world.SETTINGS["advantage"], "rank_unmasked": True}, "pointable": False},
-        {"advantage": {"name": "grpo", "scale": "batch", "ddof": 1, "eps": 1e-4, "rank_unmasked": True}},
-    ],
-)
-def test_other_settings_train_too(base: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    result = run(base, tmp_path / "work", steps=2, **changes)
-    assert set(result.rewards) == set(changes.get("reward_weights", world.SETTINGS["reward_weights"]))
-    assert len(result.history.curves) == 2 and result.history.curves[-1]["advantage/std"]
+class Seen:
+    """What runs compute with, seen from inside their trainer."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.advantages: list[Any] = []
+        self.types: set[torch.dtype] = set()
+        self.passes = self.micro_steps = 0
+        """Passes through the first projection that are learnt from."""
+        compute, advise = trainer_room.CaptionTrainer._compute_loss, trainer_room.CaptionTrainer._advantages
+
+        def loss(trainer: Any, model: Any, inputs: Any) -> Any:
+            if not self.micro_steps:
+                found = [m for name, m in model.named_modules() if name.endswith("layers.0.self_attn.q_proj")]
+                found[-1].register_forward_hook(self._look)
+            self.micro_steps += 1
+            return compute(trainer, model, inputs)
+
+        def advantages(trainer: Any) -> Any:
+            self.advantages.append(advise(trainer))
+            return self.advantages[-1]
+
+        patch.setattr(trainer_room.CaptionTrainer, "_compute_loss", loss)
+        patch.setattr(trainer_room.CaptionTrainer, "_advantages", advantages)
+
+    def _look(self, layer: Any, inputs: Any, output: torch.Tensor) -> None:
+        if torch.is_grad_enabled():
+            self.passes += 1
+            self.types.add(output.dtype)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_precision_and_recomputation_are_as_asked(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype, again: bool
+) -> None:
+    seen = Seen(monkeypatch)
+    result = run(base, tmp_path / "work", steps=1, precision=precision, gradient_checkpointing=again)
+    assert seen.types == {dtype} and seen.micro_steps == 4
+    assert seen.passes == seen.micro_steps * (2 if again else 1)
+    assert {p.dtype for p in result.policy.model.parameters()} == {torch.float32}, "autocast leaves weights alone"
+
+
+def test_the_kl_term_is_measured_if_it_is_on(base: Path, tmp_path: Path) -> None:
+    found = {}
+    for kl in (0.0, 0.01):
+        tracked, (samples, references) = world.Tracked(), world.data()
+        params = world.settings(steps=2, loss={**world.SETTINGS["loss"], "type": "grpo", "kl": kl})
+        train(params, base, samples, references, {}, tmp_path / str(kl), tracked, world.CountingJudge())
+        found[kl] = [metrics["trl/kl"] for _, metrics in tracked.logged if "trl/kl" in metrics]
+    assert found[0.0] == [] and len(found[0.01]) == 2 and found[0.01][-1] > 0.0
+
+
+def praises(judged: list[Judgement]) -> list[Judgement]:
+    return [replace(j, clarity=5) for j in judged]
+
+
+def test_a_soft_mask_closes_for_no_caption(base: Path, tmp_path: Path) -> None:
+    soft = {"name": "soft", "tau_low": 0.5, "tau_high": 2.0, "softness": 0.5}
+    settings: dict[str, Any] = {"steps": 1, "sampling": {**world.SETTINGS["sampling"], "max_new_tokens": 40}}
+    hard, other = (  # most captions end before 40 tokens, too long for the mask
+        run(base, tmp_path / mask["name"], world.CountingJudge(praises), length_mask=mask, **settings).history.curves[0]
+        for mask in (world.SETTINGS["length_mask"], soft)
+    )
+    assert hard["length/masked"] > 0.1 and other["length/masked"] == 0.0
+    assert other["reward/linguistic/mean"] > hard["reward/linguistic/mean"]
+    assert other["length/words"] == hard["length/words"] and other["quality/linguistic"] == hard["quality/linguistic"]
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "gdpo": {"name": "gdpo", "ddof": 1, "eps": 1e-4, "std_floor": 0.0, "batch_step": True},
+    "grpo": {"name": "grpo", "scale": "batch", "ddof": 1, "eps": 1e-4},
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_unmasked_captions_are_ranked_by_themselves_if_asked(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    """The same captions of the untrained captioner get other advantages."""
+    seen = Seen(monkeypatch)
+    rows = [
+        run(base, tmp_path / str(on), steps=1, advantage={**RULES[rule], "rank_unmasked": on}).history.curves[0]
+        for on in (False, True)
+    ]
+    assert 0.1 < rows[0]["length/masked"] < 0.9
+    of_captions = ("reward", "length", "quality", "text", "judge")
+    assert all(rows[0][name] == rows[1][name] for name in rows[0] if name.split("/")[0] in of_captions)
+    plain, ranked = seen.advantages
+    assert plain.shape == ranked.shape == (16,) and abs(plain - ranked).max() > 0.05
 
 
 def test_the_reference_of_the_kl_term_is_the_base_also_after_a_resume(
