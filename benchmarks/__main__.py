@@ -53,16 +53,20 @@ def run(name: str) -> list[Line]:
 
 
 def row(line: Line) -> str:
-    """A row of the table: when and where it was measured stands in it, because rows may be of different days."""
+    """A row of the table: when and where it was measured stands in it, because rows may be of different days.
+
+    Where is this machine's cores and versions, and before them what the line itself names as ``on``: a GPU.
+    """
     low, high = line["interval"]
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {version('torch').split('+')[0]}"
+    where = f"{line['on']}, {machine}" if "on" in line else machine
     cells = [
         line["benchmark"],
         f"{line['ratio']:.3g} [{low:.3g}, {high:.3g}]",
         str(line["goal"]),
         "yes" if line["holds"] else "**no**",
         f"{line['ours']:.3g} / {line['against']:.3g}",
-        f"{datetime.now(UTC):%Y-%m-%d}, {machine}",
+        f"{datetime.now(UTC):%Y-%m-%d}, {where}",
     ]
     return f"| {' | '.join(cells)} |"
 

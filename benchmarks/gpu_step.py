@@ -8,6 +8,8 @@ card holds what ZeRO spreads over several; the vision tower is frozen, activatio
 (rewards that cost nothing) do the same step on the same pictures, one after the other: two do not fit side by side.
 
 step       seconds of a step, ours / stock TRL
+tokens     caption tokens per second, ours / stock TRL
+memory     highest memory of the GPU in GB, ours / stock TRL; none on a CPU, where both share one process
 mfu        FLOP/s of the update / FLOP/s of a large matrix product measured in the same run
 generate, logprobs, judge, update, rest       seconds of that part / seconds of the step, ours
 
@@ -123,7 +125,7 @@ def main() -> None:
 
 
 def measure(name: str, size: str, steps: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Lines of one captioner, and what is no ratio: tokens per second, memory, parameters."""
+    """Lines of one captioner, and what is no ratio: parameters, tokens of the text model per second, memory."""
     spec = SIZES[size]
     train = settings(
         steps=WARM_UP + steps + 1,
@@ -147,20 +149,21 @@ def measure(name: str, size: str, steps: int) -> tuple[list[dict[str, Any]], dic
     walls, stocks = (np.array(side.wall[WARM_UP:]) for side in (mine, theirs))
     flops = spec["captions"] * update_flops(useful(train), counts, 16, spec["length"])
     updates = np.array([step["update"] for step in mine.parts[WARM_UP:]])
-    lines = [line(f"{label}: step", walls, stocks)]
+    tokens = spec["captions"] * spec["length"]
+    lines = [line(f"{label}: step", walls, stocks), line(f"{label}: tokens", tokens / walls, tokens / stocks)]
+    if CUDA:
+        lines.append(line(f"{label}: memory", np.array([memory]), np.array([other_memory])))
     lines.append(line(f"{label}: mfu", flops / updates / 1e12, np.full(len(updates), peak(spec["product"]) / 1e12)))
     rest = walls - sum(np.array([step.get(part, 0.0) for step in mine.parts[WARM_UP:]]) for part in PARTS)
     for part in PARTS:
         spent = np.array([step.get(part, 0.0) for step in mine.parts[WARM_UP:]])
         lines.append(line(f"{label}: {part.removesuffix('_exposed')}", spent, walls))
     lines.append(line(f"{label}: rest", rest, walls))
-    tokens = spec["captions"] * spec["length"]
     return lines, {
         "captioner": name,
         "size": size,
         "parameters": counts.total,
         "trained": counts.trained,
-        "caption_tokens_per_second": round(tokens / float(np.median(walls)), 1),
         "trained_tokens_per_second": round(
             spec["captions"] * (counts.image_tokens + 16 + spec["length"]) / float(np.median(walls)), 1
         ),
@@ -300,7 +303,7 @@ def peak(side: int) -> float:
 
 
 def line(name: str, ours_: np.ndarray, against: np.ndarray) -> dict[str, Any]:
-    """One figure: the median of the steps' ratios."""
+    """One figure: the median of the steps' ratios, and on which GPU it was measured."""
     few = min(len(ours_), len(against))
     ratio, interval = median_interval(ours_[:few] / against[:few])
     return {
@@ -311,6 +314,7 @@ def line(name: str, ours_: np.ndarray, against: np.ndarray) -> dict[str, Any]:
         "against": round(float(np.median(against)), 4),
         "goal": "stated",
         "holds": True,
+        **({"on": torch.cuda.get_device_name()} if CUDA else {}),
     }
 
 

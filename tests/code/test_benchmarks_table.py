@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ def test_rows_of_one_benchmark_are_replaced(here: Path) -> None:
     lines = (here / "performance.md").read_text().splitlines()
     assert lines[:4] == ["# P", "<!-- rows:begin -->", "| b |", "|---|"] and lines[-2:] == ["<!-- rows:end -->", "end"]
     assert lines[4].startswith("| a/x | 0.5 [0.4, 0.6] | <= 1 | yes | 1 / 2 |") and lines[5:-2] == ["| b/y | kept |"]
+
+
+def test_a_row_names_the_gpu_that_its_line_names() -> None:
+    cells = bench.row({**LINE, "on": "NVIDIA H100"}).split(" | ")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d, NVIDIA H100, \d+ cores, Python .*, torch .* \|", cells[-1])
+    assert "H100" not in bench.row(LINE)
 
 
 def test_progress_is_passed_over_and_a_failure_is_told(here: Path) -> None:

@@ -21,14 +21,15 @@ def test_it_runs_at_tiny_size_and_prints_every_figure() -> None:
     assert done.returncode == 0, done.stderr
     *lines, last = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     found = {line["benchmark"]: line for line in lines}
-    parts = ("step", "mfu", "generate", "logprobs", "judge", "update", "rest")
+    parts = ("step", "tokens", "mfu", "generate", "logprobs", "judge", "update", "rest")
     for name in ("llava-1.5-7b", "qwen2.5-vl-7b"):
         figures = {part: found[f"gpu_step/{name} (tiny): {part}"] for part in parts}
         assert all(one["interval"][0] <= one["ratio"] <= one["interval"][1] for one in figures.values())
-        shares = [figures[part]["ours"] for part in parts[2:]]
+        shares = [figures[part]["ours"] for part in parts[3:]]
         assert figures["step"]["ours"] > 0 and all(share >= 0 for share in shares[:-1])
         assert 0.5 * figures["step"]["ours"] < sum(shares) < 1.5 * figures["step"]["ours"]
         assert 0 < figures["mfu"]["ratio"] < 1
+        assert figures["tokens"]["ours"] > 0 and figures["tokens"]["against"] > 0
     for seen in last["seen"]:
         assert seen["size"] == "tiny" and 0 < seen["trained"] < seen["parameters"] < 1e6
-        assert seen["caption_tokens_per_second"] > 0 and seen["peak_gb"]["ours"] > 0
+        assert seen["trained_tokens_per_second"] > 0 and seen["peak_gb"]["ours"] > 0
