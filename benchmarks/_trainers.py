@@ -122,13 +122,18 @@ class Turns(TrainerCallback):
 
     def start(self, trainer: GRPOTrainer, threads: int = 1) -> None:
         """Let ``trainer``, which has this callback, run up to its first phase."""
-        threading.Thread(target=self._run, args=(trainer, threads), daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(trainer, threads), daemon=True)
+        self._thread.start()
         self._wait()
 
     def phase(self) -> None:
         """Run one phase, from one generation to the next."""
         self._go.release()
         self._wait()
+
+    def end(self) -> None:
+        """Wait, behind the last phase, until nothing here holds the trainer any more."""
+        self._thread.join(LIMIT_SECONDS)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.per_phase:

@@ -178,7 +178,8 @@ def useful(train: Train) -> Params:
 
 
 def captioner(name: str, size: str, length: int) -> Policy:
-    """A captioner of that shape with random weights, on the GPU if there is one."""
+    """A captioner of that shape with random weights, on the GPU if there is one; those before it are gone by then."""
+    free()
     config: Any = FAMILIES[name]()
     qwen = config.model_type == "qwen2_5_vl"
     words = bpe_tokenizer([" ".join(WORDS)], 400)
@@ -244,6 +245,7 @@ def run(train: Any, policy: Policy, spec: dict[str, Any], build: Callable[..., G
     """One side's steps, and the most memory that it took (GB; on CPU the process's, which both sides share)."""
     turns = Steps(train.updates_per_step)
     freeze(policy.model, train.frozen)
+    free()
     if CUDA:
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory(prefix="balcap-bench-") as folder:
@@ -251,12 +253,16 @@ def run(train: Any, policy: Policy, spec: dict[str, Any], build: Callable[..., G
         turns.start(trainer, torch.get_num_threads())
         for _ in range(train.steps):
             turns.phase()
+        turns.end()
     highest = torch.cuda.max_memory_allocated() if CUDA else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    del trainer
+    return turns, highest / 1e9
+
+
+def free() -> None:
+    """Let go of models that nobody has any more: bound methods that a trainer keeps on a model tie it to itself."""
     gc.collect()
     if CUDA:
         torch.cuda.empty_cache()
-    return turns, highest / 1e9
 
 
 def _common(train: Any, policy: Policy, spec: dict[str, Any], work: Path) -> tuple[Any, Any, Any]:

@@ -8,11 +8,25 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+WATCHED = """
+import json, sys, weakref
+sys.path.insert(0, "benchmarks")
+import gpu_step
+real, made = gpu_step.captioner, []
+def captioner(*asked):
+    policy = real(*asked)
+    print(json.dumps({"left": sum(model() is not None for model in made)}))
+    made.append(weakref.ref(policy.model))
+    return policy
+gpu_step.captioner = captioner
+gpu_step.main()
+"""
+"""The benchmark, telling at each new captioner how many of the earlier ones are still in memory."""
 
 
 def test_it_runs_at_tiny_size_and_prints_every_figure() -> None:
     done = subprocess.run(
-        [sys.executable, "benchmarks/gpu_step.py", "--size", "tiny", "--steps", "2"],
+        [sys.executable, "-c", WATCHED, "--size", "tiny", "--steps", "2"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -20,6 +34,8 @@ def test_it_runs_at_tiny_size_and_prints_every_figure() -> None:
     )
     assert done.returncode == 0, done.stderr
     *lines, last = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [line["left"] for line in lines if "left" in line] == [0, 0, 0, 0], "two of 7B do not fit, nor into a peak"
+    lines = [line for line in lines if "left" not in line]
     found = {line["benchmark"]: line for line in lines}
     parts = ("step", "tokens", "mfu", "generate", "logprobs", "judge", "update", "rest")
     for name in ("llava-1.5-7b", "qwen2.5-vl-7b"):
