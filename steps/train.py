@@ -8,6 +8,7 @@ from __future__ import annotations
 from balcap import workspace
 from balcap.params import Params, load_params, read_params
 from balcap.tracking import Paused
+from balcap.training.data import TrainingError
 from balcap.training.launch import FAULTS, RankFailed, alone, node_rank, start
 from balcap.training.pause import go_on, waiting
 from steps._stage import Stage, StageError, main, stage
@@ -15,8 +16,9 @@ from steps._stage import Stage, StageError, main, stage
 
 def body() -> None:
     """Train, in this process or in several that it starts."""
-    if node_rank():
-        lend(load_params())
+    params = load_params()
+    if _machine(params):
+        lend(params)
         return
     with stage("train") as s:
         try:
@@ -26,6 +28,13 @@ def body() -> None:
             if waiting(s.work):
                 raise Paused(f"{error}; docs/operate.md says what it means, and how to go on") from None
             raise StageError(str(error)) from None
+
+
+def _machine(params: Params) -> int:
+    try:
+        return node_rank(params.runtime.launch)
+    except TrainingError as error:
+        raise StageError(str(error)) from None
 
 
 def _train(s: Stage) -> None:

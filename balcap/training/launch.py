@@ -24,8 +24,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from balcap.llm.base import Mismatch
@@ -43,6 +45,13 @@ SAVE_SECONDS = 300
 """Seconds between SIGTERM and SIGKILL to a rank when the stage is asked to end: time to write a checkpoint."""
 TOGETHER = 2
 """Seconds within which ranks fail of one cause: neighbours of a killed one may report first."""
+TIMED_OUT = "Timed out waiting"
+"""What gloo says of a rank that does not come."""
+GAVE_UP = "it gave up waiting for another rank, runtime.launch.collective_timeout"
+MEANINGS = {
+    "SIGKILL": " (SIGKILL is also what a machine without memory left does)",
+    "SIGABRT": f" (from NCCL: {GAVE_UP})",
+}
 
 
 class RankFailed(RuntimeError):
@@ -55,9 +64,18 @@ def alone(runtime: Runtime) -> bool:
     return launch.ranks == 1 and launch.deepspeed == "none" and runtime.train_python is None
 
 
-def node_rank() -> int:
-    """Which machine of the job this is; 0 where nothing else is said."""
-    return int(os.environ.get("NODE_RANK") or 0)
+def node_rank(launch: Launch) -> int:
+    """Which machine of the job this is; 0 where nothing else is said. Raises :class:`TrainingError`.
+
+    One too many would be a second job in the work folder of the first, without its lock.
+    """
+    said = os.environ.get("NODE_RANK") or "0"
+    if not said.isdecimal() or int(said) >= launch.nodes:
+        raise TrainingError(
+            f"NODE_RANK is {said}, and runtime.launch.nodes {launch.nodes}: machines are numbered from 0 to "
+            f"{launch.nodes - 1}; unset NODE_RANK or correct one of the two"
+        )
+    return int(said)
 
 
 def start(runtime: Runtime, arguments: Sequence[str]) -> None:
@@ -79,6 +97,8 @@ def start(runtime: Runtime, arguments: Sequence[str]) -> None:
             elastic_launch(_config(launch, logs), python)("-u", *arguments)
         except ChildFailedError as error:
             raise _explained(error.failures, launch.ranks) from None
+        except (DistError, RendezvousError) as error:
+            raise _apart(launch, error) from None
         except SignalException as error:
             ended, told = error.sigval, sorted(Path(logs).rglob("error.json"))
             if told:
@@ -118,7 +138,7 @@ def _config(launch: Launch, logs: str) -> LaunchConfig:
 
 def _meeting(launch: Launch) -> dict:
     """Where the machines find each other: a free port of this one, or what the environment says."""
-    timeout = int(launch.collective_timeout)
+    timeout, rank = int(launch.collective_timeout), node_rank(launch)
     if launch.nodes == 1:
         return {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "rdzv_configs": {"timeout": timeout}}
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if not os.environ.get(name)]
@@ -127,12 +147,27 @@ def _meeting(launch: Launch) -> dict:
             f"runtime.launch.nodes = {launch.nodes}: {', '.join(missing)} must be set on every machine (the address "
             "and a free port of the first, and 0, 1, … as its number); deploy/ has examples"
         )
-    endpoint = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     return {
         "rdzv_backend": "static",
-        "rdzv_endpoint": endpoint,
-        "rdzv_configs": {"rank": node_rank(), "timeout": timeout},
+        "rdzv_endpoint": _endpoint(),
+        "rdzv_configs": {"rank": rank, "timeout": timeout},
     }
+
+
+def _endpoint() -> str:
+    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+
+
+def _apart(launch: Launch, error: Exception) -> Exception:
+    """What the agent raises before it starts a rank: machines that do not come, a port that is not free."""
+    why = str(error).partition("\n")[0]
+    if launch.nodes == 1:
+        return RankFailed(f"the ranks of this machine did not meet: {why}")
+    return TrainingError(
+        f"{_endpoint()}: not all {launch.nodes} machines met within {int(launch.collective_timeout)} s (this one has "
+        f"NODE_RANK {node_rank(launch)}): {why}; run the stage on all of them at once, with the address of the first "
+        "as MASTER_ADDR and a port that is free there and open to the others as MASTER_PORT"
+    )
 
 
 def _explained(failures: Mapping[int, ProcessFailure], ranks: int) -> Exception:
@@ -140,24 +175,30 @@ def _explained(failures: Mapping[int, ProcessFailure], ranks: int) -> Exception:
     earliest = min(failure.timestamp for failure in failures.values())
     first = {r: f for r, f in sorted(failures.items()) if f.timestamp <= earliest + TOGETHER}
     rank, failure = min(first.items(), key=lambda item: _consequence(item[1]))
-    if failure.exitcode == EXPLAINED:
-        return TrainingError(_said(failure.message))
+    # Without a file of the rank's own the agent puts a sentence there.
+    told: Any = failure.message if isinstance(failure.message, dict) else None
+    if failure.exitcode == EXPLAINED and told:
+        return TrainingError(_said(told))
+    who = f"rank {rank} of {ranks} (process {failure.pid})"
     kept = "finished steps are kept up to the last checkpoint; run again to go on from there"
     if failure.exitcode < 0:
         name = failure.signal_name()
-        why = " (SIGKILL is also what a machine without memory left does)" if name == "SIGKILL" else ""
-        return RankFailed(f"rank {rank} of {ranks} (process {failure.pid}) was ended by {name}{why}; {kept}")
-    if not isinstance(failure.message, dict):
-        return RankFailed(f"rank {rank} of {ranks} (process {failure.pid}) ended with code {failure.exitcode}; {kept}")
-    print(failure.message["extraInfo"]["py_callstack"], file=sys.stderr, flush=True)
-    return RankFailed(f"rank {rank} of {ranks} (process {failure.pid}): {failure.message['message']}; {kept}")
+        return RankFailed(f"{who} was ended by {name}{MEANINGS.get(name, '')}; {kept}")
+    if not told:
+        return RankFailed(f"{who} ended with code {failure.exitcode}; {kept}")
+    print(told["extraInfo"]["py_callstack"], file=sys.stderr, flush=True)
+    why = f" ({GAVE_UP})" if TIMED_OUT in told["message"] else ""
+    return RankFailed(f"{who}: {told['message']}{why}; {kept}")
 
 
 def _consequence(failure: ProcessFailure) -> int:
-    """0 for a cause, more for what may follow from another rank's end: an error of the connection, our SIGTERM."""
-    if failure.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM):
-        return 3
-    return 0 if failure.exitcode < 0 else 1 if failure.exitcode == EXPLAINED else 2
+    """0 for a cause, more for what may follow from another rank's end: an error of the connection, NCCL's abort after
+    a wait in vain, our SIGTERM.
+    """
+    code = failure.exitcode
+    if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        return 4
+    return 3 if code == -signal.SIGABRT else 0 if code < 0 else 1 if code == EXPLAINED else 2
 
 
 def _said(message: Any) -> str:

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
@@ -52,18 +53,28 @@ def run_rank(body: Callable[[], None], explained: tuple[type[Exception], ...]) -
     """Run ``body``; an exception is left for the stage, with exit code :data:`EXPLAINED` or 1."""
     _end_with(int(os.environ[STAGE]))
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    handler = get_error_handler()
-    handler.initialize()
+    get_error_handler().initialize()
     try:
         body()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     except Exception as error:
-        handler.record_exception(error)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # At once: leaving the ordinary way would wait for other ranks that wait for this one.
-        os._exit(EXPLAINED if isinstance(error, explained) else 1)
+        try:
+            _leave_word(error)
+        finally:
+            # At once: leaving the ordinary way would wait for other ranks that wait for this one.
+            os._exit(EXPLAINED if isinstance(error, explained) else 1)
+
+
+def _leave_word(error: Exception) -> None:
+    """Write down for the stage what happened; where the disk takes nothing more, print it."""
+    try:
+        get_error_handler().record_exception(error)
+    except OSError:
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).unlink(missing_ok=True)  # half of it would end the stage's agent
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def join(launch: Launch) -> None:
@@ -83,9 +94,12 @@ def join(launch: Launch) -> None:
         # Otherwise an operation for shared memory is compiled at first use: minutes, and a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     from accelerate import PartialState
+    from deepspeed.utils import groups
 
     # Without this the trainer, given a DeepSpeed configuration on CPU, would believe to be one process.
     PartialState(backend=backend, timeout=timeout)
+    # What DeepSpeed reduces over, a copy of all ranks; one of its own making has torch's timeout, not this one.
+    groups._WORLD_GROUP = torch.distributed.new_group(timeout=timeout)
 
 
 def _end_with(stage: int) -> None:
