@@ -36,6 +36,8 @@ STEPS, REPLAYED, LAST = 4, 3, 2
 """Steps in all, those that are replayed, and the last one before a bad end."""
 SETTINGS: dict[str, Any] = {"steps": STEPS, "updates_per_step": 1, "save_every": 1, "samples_every": STEPS}
 ROLLOUTS = "rollouts.json"
+BAD = {"die": signal.SIGKILL, "stop": signal.SIGSTOP}
+"""Signals by which rank 1 ends, or waits for ever, in the middle of a step."""
 
 
 class Lines:
@@ -73,8 +75,8 @@ class Watched(CaptionTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         self._micro += 1
-        if self.end == "die" and (self.state.global_step, self._micro) == (LAST, 1) and not is_main():
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.end in BAD and (self.state.global_step, self._micro) == (LAST, 1) and not is_main():
+            os.kill(os.getpid(), BAD[self.end])
         return loss
 
 
