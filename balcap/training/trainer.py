@@ -41,7 +41,7 @@ from balcap.policy.store import Policy
 from balcap.records import Picture
 from balcap.rewards import REWARDS
 from balcap.training.clock import Clock
-from balcap.training.engine import fit
+from balcap.training.engine import fit, greeting
 from balcap.training.judging import Group, Judging, Scored
 from balcap.training.metrics import ENTROPY, batch_metrics, importance_metrics
 from balcap.training.stopping import Ended
@@ -76,17 +76,18 @@ class CaptionTrainer(Surviving):
         self.measured: dict[str, float] = {}
         self._rows: list[dict[str, Any]] = []
         self._scored: list[Scored] = []
-        super().__init__(
-            policy,
-            reward_funcs=[self._column(k, name) for k, name in enumerate(judging.names)],
-            args=args,
-            train_dataset=train_dataset,
-            peft_config=lora_config(policy.model, params.lora, params.frozen),
-            callbacks=callbacks,
-        )
+        with greeting(args.vllm_server_base_url, args.ddp_timeout):
+            super().__init__(
+                policy,
+                reward_funcs=[self._column(k, name) for k, name in enumerate(judging.names)],
+                args=args,
+                train_dataset=train_dataset,
+                peft_config=lora_config(policy.model, params.lora, params.frozen),
+                callbacks=callbacks,
+            )
         self.remove_callback(PrinterCallback)
         if self.use_vllm:
-            fit(self.vllm_generation, params.seed)
+            fit(self.vllm_generation, params.seed, args.ddp_timeout)
 
     def _column(self, k: int, name: str) -> Callable[..., list[float | None]]:
         """The reward of that name as TRL wants it: a function that returns a list, unknown as ``None``."""

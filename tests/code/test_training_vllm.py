@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import inspect
+import socket
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 import torch
 import train_world as world
 import twins
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from trl.generation import vllm_client
 from trl.generation.vllm_generation import VLLMGeneration
 from vllm_world import learn, start, trainer
 
 from balcap.policy.lora import merged
 from balcap.policy.store import load_policy, save_policy
-from balcap.training.engine import fit
+from balcap.training.data import TrainingError
+from balcap.training.engine import fit, greeting
 from balcap.training.judging import Judging
 from balcap.training.trainer import CaptionTrainer
 
@@ -99,16 +107,82 @@ def test_a_server_forgets_features_too() -> None:
     """Spoken to by the first rank alone, after the push; an answer that is no success ends the run."""
     done: list[Any] = []
     answer = SimpleNamespace(raise_for_status=lambda: done.append("looked"))
-    session = SimpleNamespace(post=lambda url, timeout: done.append(url) or answer)
+    session = SimpleNamespace(post=lambda url, timeout: done.append(url) or answer, request=None, mount=lambda *_: None)
     for main in (True, False):
         link = SimpleNamespace(
             mode="server", accelerator=SimpleNamespace(is_main_process=main), _fix_param_name_to_vllm=str,
             sync_weights=lambda: done.append("pushed"),
             vllm_client=SimpleNamespace(base_url="http://a", session=session),
         )  # fmt: skip
-        fit(link, 0)
+        fit(link, 0, 60.0)
         link.sync_weights()
     assert done == ["pushed", "http://a/reset_encoder_cache", "looked", "pushed"]
+
+
+class Stalling(BaseHTTPRequestHandler):
+    """A vLLM server that greets, breaks the first connection of one path, and is silent on every other."""
+
+    server: Any
+
+    def do_GET(self) -> None:
+        self.server.asked[self.path] += 1
+        if self.path == "/get_world_size" and self.server.asked[self.path] == 1:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        answer = b'{"data": [{"id": "captioner"}], "world_size": 1}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def do_POST(self) -> None:
+        self.server.asked[self.path] += 1
+        self.server.over.wait(120)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def stalling() -> Iterator[Any]:
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Stalling)
+    server.asked, server.over, server.daemon_threads = Counter(), threading.Event(), True
+    server.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_that_falls_silent_ends_the_run_and_is_asked_once(
+    stalling: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_client, "is_vllm_available", lambda: True)
+    client = vllm_client.VLLMClient(base_url=stalling.url)
+    link = SimpleNamespace(
+        mode="server", accelerator=SimpleNamespace(is_main_process=True), vllm_client=client,
+        _fix_param_name_to_vllm=str, sync_weights=lambda: None,
+    )  # fmt: skip
+    fit(link, 0, 6.0)
+    assert client.get_world_size() == 1 and stalling.asked["/get_world_size"] == 2, "a broken connection is tried again"
+    began = time.monotonic()
+    with pytest.raises(
+        TrainingError, match=rf"^runtime\.rollouts\.url: no answer from {stalling.url}: .*timed out.*run again"
+    ):
+        client.generate([[1, 2]], features=[None])
+    assert time.monotonic() - began >= 2.0 and stalling.asked["/inference/v1/generate"] == 1
+
+
+def test_a_server_that_never_greets_does_not_hold_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_client, "is_vllm_available", lambda: True)
+    kept = requests.Session.request
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        told = rf"^runtime\.rollouts\.url: no answer from {url}: .*can't be reached.*run again"
+        with pytest.raises(TrainingError, match=told), greeting(url, 3.0):
+            vllm_client.VLLMClient(base_url=url)
+    assert requests.Session.request is kept, "other requests of the process are as they were"
 
 
 def test_trl_still_forgets_prompts_alone() -> None:
