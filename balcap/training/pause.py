@@ -4,8 +4,8 @@
     waiting(work)                 # the alarms in it
     go_on(work)                   # at the next start: the same alarms of the same steps pause no more
 
-The marker is written before the checkpoint of its step. A run that is killed between the two finds it, goes on from an
-older checkpoint once somebody accepts it, and does not pause in that step again.
+The marker is written behind the checkpoint of its step, so that a run is paused only where it can be gone on with. One
+that is killed between the two, or whose checkpoint fails, has not paused: it pauses when it comes there again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ACCEPTED = "accepted.json"
 
 
 class AlarmPaused(Ended):
-    """An alarm whose action is ``pause`` sounded; a marker and a checkpoint were written."""
+    """An alarm whose action is ``pause`` sounded; a checkpoint and a marker were written."""
 
 
 class AlarmStopped(Ended):

@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balcap.llm import background
+from balcap.params.train import AlarmName
 from balcap.records import Caption, Judgement, Picture
 from balcap.rewards import REWARDS
+from balcap.training.alarms import COLUMNS
 from balcap.training.callbacks import TRL_LOGS
 from balcap.training.clock import Clock
 from balcap.training.config import grpo_config, steps_per_generation
@@ -216,7 +218,11 @@ def test_quality_is_measured_alike_whatever_is_rewarded() -> None:
 
 def test_there_are_fewer_than_a_hundred_metrics_with_every_reward_on() -> None:
     times = [f"time/{name}" for name in TIMES]
-    assert len({*metric_names(list(REWARDS)), *times, *TRL_LOGS}) == len(metric_names(list(REWARDS))) + 7 + 6 < 100
+    several = [name for name, column in COLUMNS.items() if "{}" in column] + ["trade"]
+    alarms = {f"alarm/{name}" for name in get_args(AlarmName) if name not in several}
+    alarms |= {f"alarm/{name}/{subject}" for name in several for subject in REWARDS}
+    names = metric_names(list(REWARDS))
+    assert len({*names, *times, *TRL_LOGS, *alarms}) == len(names) + 7 + 6 + 3 + 4 * 4 < 100
 
 
 def test_wholly_unknown_rewards_have_no_mean() -> None:
