@@ -43,3 +43,4 @@ def test_a_slow_judge_is_waited_for_less_than_by_stock_trl() -> None:
 def test_the_overhead_is_measured_in_pairs() -> None:
     rows, last = lines_of("trainer_overhead", "--pairs", "2")
     assert list(rows) == ["step"] and last["pairs"] == 2 and 0.3 < rows["step"]["ratio"] < 3.0
+    assert last["kept"] >= 4, "what our trainer tells is written, and counts"
