@@ -22,6 +22,10 @@ RewardName = Literal["precision", "recall", "linguistic", "utility"]
 AlarmName = Literal["dead", "spread", "unknown", "masked", "length", "entropy", "trade"]
 
 
+CLOSING = ("lcrm", "linear")
+"""Masks behind which nothing is left of the linguistic reward."""
+
+
 class LengthMask(Strict):
     """LCRM (paper, section 3 of `method`): where the linguistic reward counts."""
 
@@ -209,6 +213,21 @@ class Train(Strict):
     save_every: PositiveInt
     """Steps between checkpoints."""
     alarms: Alarms
+
+    @model_validator(mode="after")
+    def _alarms_can_sound(self) -> Train:
+        alarms = self.alarms
+        if alarms.when and alarms.window >= self.steps:
+            raise ValueError(
+                f"alarms.window ({alarms.window}) must be below steps ({self.steps}): alarms compare the last steps "
+                "with the first; in so short a run set a smaller one, or alarms.when to {} for none"
+            )
+        if "masked" in alarms.when and self.length_mask.name not in CLOSING:
+            raise ValueError(
+                f"alarms.when.masked would never sound: length_mask.name ({self.length_mask.name}) closes for no "
+                f"caption; leave it out, or take {' or '.join(CLOSING)}"
+            )
+        return self
 
     @field_validator("reward_weights")
     @classmethod

@@ -43,6 +43,9 @@ RECORDS = WRITER | {"instruction": {"name": "record"}}
 
 ROLLOUTS = {"gpu_memory": 0.3, "tensor_parallel": 1, "max_model_length": 2048, "url": None}
 
+LCRM = EMBEDDED["train"]["length_mask"]
+MASKED = {"masked": {"limit": 0.05, "action": "warn"}}
+
 
 def changed(**values: Any) -> dict[str, Any]:
     """The embedded recipe with dotted keys (``__`` for a dot) set."""
@@ -131,6 +134,12 @@ def test_every_recipe_is_complete_and_names_itself(path: Path) -> None:
             ["top_k (50) 0 with train.sampler vllm_colocate"],
         ),
         ({"train__alarms__when": {"dead": {"limit": 0.9, "action": "shout"}}}, ["train.alarms.when.dead", "'pause'"]),
+        ({"train__steps": 10}, ["train", "alarms.window (10) must be below steps (10)"]),
+        ({"train__alarms__when": MASKED, "train__length_mask__name": "none"}, ["alarms.when.masked", "name (none)"]),
+        (
+            {"train__alarms__when": MASKED, "train__length_mask": {**LCRM, "name": "soft", "softness": 0.5}},
+            ["alarms.when.masked", "name (soft)"],
+        ),
     ],
 )
 def test_a_fault_names_key_value_and_what_is_allowed(values: dict[str, Any], expected: list[str]) -> None:
@@ -138,6 +147,13 @@ def test_a_fault_names_key_value_and_what_is_allowed(values: dict[str, Any], exp
         check_params(changed(**values), "my.yaml")
     for part in ("my.yaml", *expected):
         assert part in str(error.value)
+
+
+def test_alarms_that_can_sound_are_allowed() -> None:
+    for name in ("lcrm", "linear"):
+        check_params(changed(train__alarms__when=MASKED, train__length_mask__name=name))
+    check_params(changed(train__steps=11))
+    check_params(changed(train__steps=1, train__alarms__when={}))
 
 
 def test_several_faults_are_told_at_once() -> None:

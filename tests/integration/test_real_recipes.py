@@ -142,6 +142,7 @@ def small(raw: dict[str, Any], url: str) -> Params:
         "sampling": raw["train"]["sampling"] | {"max_new_tokens": 24},
         "judge": raw["train"]["judge"] | judge,
         "optimizer": raw["train"]["optimizer"] | {"warmup_steps": 0},
+        "alarms": {"window": 1, "when": {}},
     }
     serving = dict(next(iter(raw["runtime"]["serving"].values())), urls=[url])
     runtime = raw["runtime"] | {

@@ -20,7 +20,7 @@ def test_states_within_5_percent_and_peak_within_20(tmp_path: Path) -> None:
     raw["warmstart"]["model"] |= {"hidden_size": 896, "intermediate_size": 2432, "layers": 12, "heads": 14}
     raw["warmstart"]["model"] |= {"image_size": 224, "patch_size": 32}
     raw["train"] |= {"steps": 1, "global_batch_size": 16, "group_size": 4, "updates_per_step": 2, "frozen": []}
-    raw["train"] |= {"micro_batch_size": 4, "gradient_checkpointing": False}
+    raw["train"] |= {"micro_batch_size": 4, "gradient_checkpointing": False, "alarms": {"window": 1, "when": {}}}
     raw["train"]["sampling"]["max_new_tokens"] = 48
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(raw))
