@@ -63,6 +63,11 @@ def _sampler(train: Train, runtime: Runtime) -> list[str]:
             f"train.sampler {train.sampler}: vLLM tells the probabilities of a truncated draw, and they bias the "
             "importance weights; sample with transformers, or not truncated"
         ]
+    if rollouts.max_model_length <= train.sampling.max_new_tokens:
+        return [
+            f"runtime.rollouts.max_model_length ({rollouts.max_model_length}) must be above "
+            f"train.sampling.max_new_tokens ({train.sampling.max_new_tokens}): the prompt has to fit, too"
+        ]
     if launch.processes % rollouts.tensor_parallel:
         return [
             f"runtime.rollouts.tensor_parallel ({rollouts.tensor_parallel}) must divide runtime.launch.processes "

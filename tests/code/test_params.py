@@ -43,6 +43,7 @@ RECORDS = WRITER | {"instruction": {"name": "record"}}
 
 ROLLOUTS = {"gpu_memory": 0.3, "tensor_parallel": 1, "max_model_length": 2048, "url": None}
 
+LONGEST = EMBEDDED["train"]["sampling"]["max_new_tokens"]
 LCRM = EMBEDDED["train"]["length_mask"]
 MASKED = {"masked": {"limit": 0.05, "action": "warn"}}
 
@@ -132,6 +133,10 @@ def test_every_recipe_is_complete_and_names_itself(path: Path) -> None:
         (
             {"train__sampler": "vllm_colocate", "runtime__rollouts": ROLLOUTS, "train__sampling__top_k": 50},
             ["top_k (50) 0 with train.sampler vllm_colocate"],
+        ),
+        (
+            {"train__sampler": "vllm_colocate", "runtime__rollouts": {**ROLLOUTS, "max_model_length": LONGEST}},
+            [f"max_model_length ({LONGEST}) must be above train.sampling.max_new_tokens ({LONGEST})"],
         ),
         ({"train__alarms__when": {"dead": {"limit": 0.9, "action": "shout"}}}, ["train.alarms.when.dead", "'pause'"]),
         ({"train__steps": 10}, ["train", "alarms.window (10) must be below steps (10)"]),
