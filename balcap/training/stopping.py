@@ -18,6 +18,8 @@ from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+NOTED = "SIGTERM: ending, with a checkpoint if all ranks are there to write it"
+"""Survivors of a crash get the signal, too."""
 
 
 class Ended(RuntimeError):
@@ -56,7 +58,7 @@ class Sigterm:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.asked:
             self.asked = True
-            print("SIGTERM: ending with a checkpoint", file=sys.stderr, flush=True)
+            print(NOTED, file=sys.stderr, flush=True)
         if self._waiting:
             self._waiting = False  # a second signal must not cut short what ends the wait
             raise Interrupt

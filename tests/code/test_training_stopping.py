@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from balcap.training.stopping import Interrupt, Sigterm
 
 
@@ -35,6 +37,13 @@ def test_a_second_sigterm_does_not_escape_while_the_first_one_ends_the_wait() ->
 
     with Sigterm() as sigterm:
         assert sigterm.cut(wait) is None and ended == [True]
+
+
+def test_what_is_said_promises_no_checkpoint_to_the_survivors_of_a_crash(capfd: pytest.CaptureFixture[str]) -> None:
+    with Sigterm():
+        terminate()
+        terminate()
+    assert capfd.readouterr().err == "SIGTERM: ending, with a checkpoint if all ranks are there to write it\n"
 
 
 def test_outside_of_a_wait_it_is_noted_alone() -> None:
