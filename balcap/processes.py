@@ -8,6 +8,7 @@ a watchdog that holds the read end of a pipe does the same.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -19,15 +20,15 @@ from pathlib import Path
 import psutil
 
 GRACE = 30.0
-"""Seconds between SIGTERM and SIGKILL: time for a training job to write its checkpoint."""
+"""Seconds between SIGTERM and SIGKILL where nobody says otherwise."""
 KILLED = 10.0
 """Seconds that the kernel may take to end what was sent SIGKILL."""
-# Reads until its parent is gone, then ends the group whose number it was given.
+# Reads until its parent is gone, then ends the group whose number it was given, with as many seconds of grace.
 WATCHDOG = """
 cat > /dev/null
 kill -s TERM -- -$0 2> /dev/null
 i=0
-while kill -s 0 -- -$0 2> /dev/null && [ $i -lt 30 ]; do sleep 1; i=$((i + 1)); done
+while kill -s 0 -- -$0 2> /dev/null && [ $i -lt $1 ]; do sleep 1; i=$((i + 1)); done
 kill -s KILL -- -$0 2> /dev/null
 """
 
@@ -47,7 +48,9 @@ def group(
             start_new_session=True,
         )  # fmt: skip
         watchdog = subprocess.Popen(
-            ["/bin/sh", "-c", WATCHDOG, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True
+            ["/bin/sh", "-c", WATCHDOG, str(process.pid), str(math.ceil(grace))],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
         try:
             yield process

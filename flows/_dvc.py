@@ -21,6 +21,7 @@ from dvc.exceptions import DvcException
 from dvc.utils.cli_parse import to_path_overrides
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, ValidationError
 
+from balcap.processes import GRACE
 from flows._git import refs
 from flows._overrides import explain
 
@@ -53,6 +54,8 @@ class Hints(BaseModel):
     """Seconds before a retry."""
     timeout: PositiveFloat | None = None
     """Seconds after which the stage is ended."""
+    grace: PositiveFloat = GRACE
+    """Seconds between SIGTERM and SIGKILL to a stage that is ended."""
 
 
 @dataclass(frozen=True)

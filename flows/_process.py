@@ -12,7 +12,7 @@ import selectors
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from balcap.processes import GRACE, group
@@ -43,7 +43,7 @@ def run(
 
     Raises :class:`TimedOut` after ``timeout`` seconds and :class:`Stopped` when ``stopped`` gives a reason.
     """
-    with group(command, cwd=cwd, env=env, grace=grace) as process:
+    with group(command, cwd=cwd, env=env, grace=grace) as process, _patient(grace, on_line):
         deadline = time.monotonic() + timeout if timeout else float("inf")
         for line in _lines(process):
             if line:
@@ -53,6 +53,17 @@ def run(
             if reason := stopped():
                 raise Stopped(reason)
         return process.wait()  # has ended
+
+
+@contextmanager
+def _patient(grace: float, on_line: Callable[[str], None]) -> Iterator[None]:
+    """Say that a long grace begins, when the block is left before the command has ended."""
+    try:
+        yield
+    except BaseException:
+        if grace > GRACE:
+            on_line(f"warning: asked to end, with {grace:g} s to keep what it has done; Ctrl-C now kills it")
+        raise
 
 
 def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:

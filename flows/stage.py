@@ -121,6 +121,7 @@ def _reproduce(run: Run, stage: Planned, reason: str, tail: deque[str]) -> State
             on_line=on_line,
             timeout=stage.hints.timeout,
             stopped=cancellation(),
+            grace=stage.hints.grace,
         )
     except _process.TimedOut as error:
         return Failed(name="TimedOut", message=str(error))

@@ -153,9 +153,14 @@ def test_a_retry_can_succeed(done: Path, run: Run, executed: Executed) -> None:
 
 
 def test_a_stage_that_runs_too_long_is_ended(done: Path, run: Run, tmp_path: Path) -> None:
-    edit(done / "dvc.yaml", "timeout: 60", "timeout: 15")
+    edit(done / "dvc.yaml", "timeout: 60", "timeout: 15, grace: 45")
     edit(done / "dvc.yaml", "retries: 1", "retries: 0")
-    state = run(overrides=["train.seed=15"])
+    told: list[str] = []
+    listener = Watcher()
+    listener.line = lambda stage, text: told.append(text)  # type: ignore[method-assign]
+    with watched_by(listener):
+        state = run(overrides=["train.seed=15"])
+    assert "with 45 s to keep what it has done" in told[-1]
     assert state.is_failed()
     assert state.message == "train: ran longer than its timeout of 15 s and was ended"
     assert task_runs(state.state_details.flow_run_id)["train"].state.name == "TimedOut"

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from balcap.processes import group
+from balcap.processes import GRACE, group
 from flows import _process
 from tests.flows.helpers import alive, wait_until
 
@@ -98,6 +99,72 @@ _process.run([sys.executable, "-uc", {"import os, time; print(os.getpid()); time
     parent.wait()
     parent.stdout.close()
     wait_until(lambda: not alive(pid))
+
+
+def test_the_watchdog_gives_the_grace_that_was_asked_for(tmp_path: Path) -> None:
+    stubborn = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(os.getpid()); time.sleep(1000)"
+    )
+    code = f"""
+import os, sys
+from pathlib import Path
+from flows import _process
+_process.run([sys.executable, "-uc", {stubborn!r}],
+    cwd=Path({str(tmp_path)!r}), env=os.environ, on_line=lambda line: print(line, flush=True), grace=0.5)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    wait_until(lambda: not alive(pid), seconds=GRACE - 5)
+
+
+def test_a_job_keeps_what_it_has_done_though_its_leader_ends_at_once(tmp_path: Path) -> None:
+    # As `dvc repro` ends at SIGTERM, while the stage that it started writes a checkpoint.
+    job = (
+        "import signal, sys, time; from pathlib import Path\n"
+        "def save(*_): time.sleep(2); Path('checkpoint').touch(); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, save); print('ready', flush=True); time.sleep(1000)"
+    )
+    leader = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {job!r}])"
+    lines: list[str] = []
+    with pytest.raises(_process.Stopped):
+        _process.run(
+            [sys.executable, "-c", leader], cwd=tmp_path, env=os.environ, on_line=lines.append,
+            stopped=lambda: "ready" if lines else None, grace=GRACE,
+        )  # fmt: skip
+    assert (tmp_path / "checkpoint").exists()
+
+
+def test_a_long_grace_is_told_when_it_begins() -> None:
+    for grace, told in (
+        (GRACE, []),
+        (45.0, ["warning: asked to end, with 45 s to keep what it has done; Ctrl-C now kills it"]),
+    ):
+        lines: list[str] = []
+        with pytest.raises(_process.Stopped, match="somebody"):
+            _process.run(
+                ["sleep", "1000"], cwd=Path.cwd(), env=os.environ, on_line=lines.append,
+                stopped=lambda: "somebody", grace=grace,
+            )  # fmt: skip
+        assert lines == told
+
+
+def test_a_second_interruption_ends_a_long_grace(tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        _process.run(
+            [sys.executable, "-c", STUBBORN + "time.sleep(1000)"],
+            cwd=Path.cwd(), env=os.environ, on_line=on_line, grace=600.0,
+        )  # fmt: skip
+    assert "warning" in lines[1] and time.monotonic() - began < 300
+    assert not any(alive(int(pid)) for pid in lines[0].split())
 
 
 def test_a_log_takes_the_output(tmp_path: Path) -> None:
