@@ -29,7 +29,7 @@ SBATCH = {
 STUB = """#!/bin/bash
 echo "$(basename "$0") $*" >> {log}
 """
-SRUN = """echo "at $MASTER_ADDR:$MASTER_PORT" >> {log}
+SRUN = """echo "at $MASTER_ADDR:$MASTER_PORT with $SRUN_CPUS_PER_TASK cores" >> {log}
 trap 'echo "srun was ended" >> {log}; exit 143' TERM
 trap 'sleep 0.2; echo "saved" >> {log}; exit {code}' USR1
 echo $$ > {ready}.tmp && mv {ready}.tmp {ready}
@@ -77,6 +77,11 @@ def options() -> dict[str, str]:
     return dict(found)
 
 
+def test_a_cancelled_run_leaves_as_much_time_for_a_checkpoint() -> None:
+    stages = yaml.safe_load((DEPLOY.parent / "dvc.yaml").read_text())["stages"]
+    assert stages["train"]["meta"]["grace"] > SAVE_SECONDS
+
+
 def test_slurm_script_is_bash_and_uses_known_options() -> None:
     subprocess.run(["bash", "-n", str(SCRIPT)], check=True, timeout=60)
     found = options()
@@ -99,7 +104,8 @@ def test_slurm_job_waits_for_its_checkpoint_and_queues_itself_again_unless_done(
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "20007"}
-    job = subprocess.Popen(["bash", str(SCRIPT)], cwd=tmp_path, env={**env, "SLURM_JOB_NODELIST": "nodes"})
+    env |= {"SLURM_JOB_NODELIST": "nodes", "SLURM_CPUS_PER_TASK": options()["cpus-per-task"]}
+    job = subprocess.Popen(["bash", str(SCRIPT)], cwd=tmp_path, env=env)
     deadline = time.monotonic() + 60
     while not ready.exists():
         assert job.poll() is None and time.monotonic() < deadline, "srun was not started"
@@ -109,7 +115,7 @@ def test_slurm_job_waits_for_its_checkpoint_and_queues_itself_again_unless_done(
     assert log.read_text().splitlines() == [
         "scontrol show hostnames nodes",
         "srun --kill-on-bad-exit=1 bash -c NODE_RANK=$SLURM_NODEID exec python -m steps.train",
-        "at first:20007",
+        "at first:20007 with 32 cores",
         "scancel --signal=TERM 20007.0",
         "saved",
         *(["scontrol requeue 20007"] if code else []),
