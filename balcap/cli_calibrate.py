@@ -202,6 +202,6 @@ def _judge(name: str, parts: Collection[str], deadline: float) -> Judge:
         fail(f"--judge {name}: one of {', '.join(JUDGES)}, train, evaluate, or http://…/v1")
     try:
         params = load_params()
-        return make_judge(getattr(params, name).judge, params.runtime, deadline, parts)
+        return make_judge(getattr(params, name).judge, f"{name}.judge", params.runtime, deadline, parts)
     except (ParamsError, Mismatch) as error:
         fail(str(error))

@@ -47,7 +47,7 @@ def train_and_publish(params: Params, work: Path, run: StageRun) -> None:
 
 def _judge(params: Params) -> Judge:
     train = params.train
-    return make_judge(train.judge, params.runtime, train.judge_deadline, needed(train.reward_weights))
+    return make_judge(train.judge, "train.judge", params.runtime, train.judge_deadline, needed(train.reward_weights))
 
 
 def _publish(result: Trained, params: Params, run: StageRun) -> None:

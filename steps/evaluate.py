@@ -35,7 +35,7 @@ def body() -> None:
                 read_references("data/references.parquet"),
                 read_questions("data/questions.parquet"),
                 s.work,
-                make_judge(params.judge, s.params.runtime, params.judge_deadline),
+                make_judge(params.judge, "evaluate.judge", s.params.runtime, params.judge_deadline),
             )
         except (NothingToEvaluate, JudgeFailed, Mismatch, PolicyError) as error:
             raise StageError(str(error)) from None

@@ -1,6 +1,6 @@
 """A language model as judge, behind an OpenAI-compatible endpoint.
 
-    judge = make_llm_judge(params.train.judge, params.runtime, parts)
+    judge = make_llm_judge(params.train.judge, "train.judge", params.runtime, parts, params.train.judge_deadline)
 
 Per caption up to three calls, and one per question and round; each is made only when a wanted part needs it:
 
@@ -164,12 +164,13 @@ def _normal(caption: Caption) -> Caption:
     return Caption(unicodedata.normalize("NFC", caption.text).strip(), caption.truncated)
 
 
-def make_llm_judge(params: LlmParams, runtime: Runtime, parts: Collection[str], deadline: float) -> LlmJudge:
+def make_llm_judge(params: LlmParams, key: str, runtime: Runtime, parts: Collection[str], deadline: float) -> LlmJudge:
     """The judge with its pinned prompts, a client for ``runtime.serving`` and the shared cache of answers.
 
     ``deadline`` (s) is that of a group; questions end a little before it, so that what is answered counts.
+    Raises ``Mismatch``, which names the parameters below ``key``.
     """
-    prompts = pinned_prompts(params, "judge", kinds(parts))
+    prompts = pinned_prompts(params, key, kinds(parts))
     client = open_client(params.model, runtime)
     return LlmJudge(params, prompts, client, open_cache(), parts, SHARE_OF_DEADLINE * deadline)
 

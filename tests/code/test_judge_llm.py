@@ -172,15 +172,15 @@ def test_options_stand_in_another_order_each_round(tmp_path: Path) -> None:
 def test_it_is_made_of_what_the_parameters_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BALCAP_WORK", str(tmp_path))
     served_at = runtime(serving={MODEL: serving("http://127.0.0.1:9/v1")})
-    judge = make_llm_judge(PARAMS, served_at, ("assertions",), 60.0)
+    judge = make_llm_judge(PARAMS, "train.judge", served_at, ("assertions",), 60.0)
     assert judge.fills == {"assertions"} and judge.asking.deadline < 60.0
     other = PARAMS.model_copy(update={"prompts": PARAMS.prompts.model_copy(update={"recall": "0" * 64})})
-    with pytest.raises(Mismatch, match=r"judge\.prompts\.recall"):
-        make_llm_judge(other, served_at, PARTS, 60.0)
-    make_llm_judge(other, served_at, ("assertions", "clarity"), 60.0)  # nobody asks for recall
+    with pytest.raises(Mismatch, match=r"^evaluate\.judge\.prompts\.recall = 0+…"):
+        make_llm_judge(other, "evaluate.judge", served_at, PARTS, 60.0)
+    make_llm_judge(other, "evaluate.judge", served_at, ("assertions", "clarity"), 60.0)  # nobody asks for recall
     keyed = runtime(serving={MODEL: serving("http://127.0.0.1:9/v1").model_copy(update={"api_key_env": "NO_SUCH_KEY"})})
     with pytest.raises(Mismatch, match="NO_SUCH_KEY"):
-        make_llm_judge(PARAMS, keyed, PARTS, 60.0)
+        make_llm_judge(PARAMS, "train.judge", keyed, PARTS, 60.0)
 
 
 def test_a_slow_call_leaves_its_own_part_unknown_and_the_rest_counts(tmp_path: Path) -> None:

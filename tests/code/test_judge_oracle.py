@@ -42,10 +42,11 @@ def linguistic(judgement: Judgement) -> float:
 
 
 def test_it_fulfils_the_seam_and_is_pinned_by_revision() -> None:
-    oracle = make_judge(RuleJudge(name="oracle", revision=Oracle.revision, max_failure_rate=0.0), RUNTIME, 60.0)
+    pinned = RuleJudge(name="oracle", revision=Oracle.revision, max_failure_rate=0.0)
+    oracle = make_judge(pinned, "train.judge", RUNTIME, 60.0)
     assert isinstance(oracle, Oracle) and isinstance(oracle, Judge)
-    with pytest.raises(Mismatch, match="revision"):
-        make_judge(RuleJudge(name="oracle", revision="0", max_failure_rate=0.0), RUNTIME, 60.0)
+    with pytest.raises(Mismatch, match=r"^evaluate\.judge\.revision = '0'"):
+        make_judge(pinned.model_copy(update={"revision": "0"}), "evaluate.judge", RUNTIME, 60.0)
 
 
 def test_every_judge_that_parameters_allow_exists() -> None:
@@ -140,7 +141,7 @@ def test_noise_has_its_size_stays_with_its_caption_and_spares_answers() -> None:
     params = NoisyJudge(
         name="noisy", revision=Oracle.revision, max_failure_rate=0.0, flip=0.1, shift=0.3, seed=4
     )  # fmt: skip
-    noisy = make_judge(params, RUNTIME, 60.0)
+    noisy = make_judge(params, "train.judge", RUNTIME, 60.0)
     texts = [noisy_caption(draw_scene(6, i, 1, 3), i) for i in range(len(SAMPLES))]
 
     def all_of(judge_: Judge) -> list[Judgement]:
@@ -150,7 +151,7 @@ def test_noise_has_its_size_stays_with_its_caption_and_spares_answers() -> None:
         ]
 
     exact, found = all_of(Oracle()), all_of(noisy)
-    assert found == all_of(make_judge(params, RUNTIME, 60.0))  # always the same errors
+    assert found == all_of(make_judge(params, "train.judge", RUNTIME, 60.0))  # always the same errors
     verdicts = [
         (a.verified, b.verified)
         for one, other in zip(exact, found, strict=True)

@@ -48,7 +48,7 @@ def test_every_training_picture_has_a_known_utility_that_good_captions_earn() ->
         for i, p in enumerate(pictures(12))
     ]
     parts = rewards.needed(CAPRL.train.reward_weights)
-    judging = Judging(make_judge(CAPRL.train.judge, CAPRL.runtime, 60.0, parts), CAPRL.train)
+    judging = Judging(make_judge(CAPRL.train.judge, "train.judge", CAPRL.runtime, 60.0, parts), CAPRL.train)
     judging.dispatch(groups)
     scored = judging.collect()
     judging.close()
@@ -64,7 +64,7 @@ def test_style_and_length_mean_nothing_to_it() -> None:
     picture = pictures(1)[0]
     good = world.captions(0)[1].text
     longer = " ".join([good] * 4) + " The scene feels calm."
-    judging = Judging(make_judge(CAPRL.train.judge, CAPRL.runtime, 60.0), CAPRL.train)
+    judging = Judging(make_judge(CAPRL.train.judge, "train.judge", CAPRL.runtime, 60.0), CAPRL.train)
     judging.dispatch([Group(picture, [Caption(good), Caption(longer)])])
     (scored,) = judging.collect()
     judging.close()

@@ -100,7 +100,7 @@ def undisturbed(root: Path, folder: Path) -> str:
 
     params, threads = load_params(root / "params.yaml"), torch.get_num_threads()
     free = params.train.model_copy(update={"alarms": world.settings().alarms})
-    judge = make_judge(free.judge, params.runtime, free.judge_deadline, needed(free.reward_weights))
+    judge = make_judge(free.judge, "train.judge", params.runtime, free.judge_deadline, needed(free.reward_weights))
     torch.set_num_threads(params.runtime.threads)
     try:
         result = train(

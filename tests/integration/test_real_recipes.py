@@ -104,8 +104,8 @@ def test_writer_judge_and_prompts_are_there(raw: dict[str, Any]) -> None:
     writer = params.collect_references.writer
     assert writer.name == "llm" and writer.instruction.name == "record" and writer.splitter.name == "llm"
     assert writer.splitter.prompt == load("split", ROOT / "balcap/collect/prompts").sha256
-    for section in (params.train, params.evaluate):
-        make_judge(section.judge, params.runtime, section.judge_deadline)  # Mismatch unless all hashes are right
+    for name, section in (("train", params.train), ("evaluate", params.evaluate)):  # Mismatch unless hashes are right
+        make_judge(section.judge, f"{name}.judge", params.runtime, section.judge_deadline)
         assert {kind: load_prompt(kind).sha256 for kind in ("precision", "recall", "linguistic", "answer")} == dict(
             section.judge.prompts
         )
@@ -162,7 +162,7 @@ def test_two_steps_with_a_twin(
     base = twins.talkative(twins.base(TWIN[name], tmp_path / "base", prompt=params.warmstart.prompt))
     samples, references = photos(params)
     t = params.train
-    judge = make_judge(t.judge, params.runtime, t.judge_deadline, needed(t.reward_weights))
+    judge = make_judge(t.judge, "train.judge", params.runtime, t.judge_deadline, needed(t.reward_weights))
     result = train(t, base, samples, references, {}, tmp_path / "work", world.Tracked(), judge)
     curves = result.history.curves
     assert [row["step"] for row in curves] == [1, 2] and all(row["advantage/std"] > 0 for row in curves)
