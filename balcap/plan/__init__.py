@@ -10,15 +10,16 @@ is read and no GPU is needed. Hours are estimates (``work.py`` names every assum
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
-from balcap.params import Params, ParamsError
+from balcap.params import Params, ParamsError, load_params
 from balcap.params.launch import launch_faults
 from balcap.plan.captioner import captioner
 from balcap.plan.fit import GB, changed, faults, stages
 from balcap.plan.memory import Need, Planner
 from balcap.plan.shape import Shape
-from balcap.plan.work import Calls, Machine, Seconds, Units, judge_calls, judge_seconds, seconds, units
+from balcap.plan.work import ASSUMED, Calls, Machine, Seconds, Units, judge_calls, judge_seconds, seconds, units
 
 H100 = Machine(memory=80 * GB, flops=989e12, mfu=0.35, bandwidth=3.35e12)
 TEMPLATE_TOKENS = 32
@@ -44,16 +45,20 @@ class Plan:
     """The chosen one."""
     units: Units
     calls: tuple[Calls, ...]
-    judge_seconds: float
-    """Of one judge GPU per step."""
     machine: Machine
     seconds: Seconds
     faults: tuple[str, ...]
 
+    def hours(self, judges: float = inf) -> float:
+        """Of the whole run with that many judge GPUs; with infinitely many, of training alone."""
+        return self.params.train.steps * self.seconds.step(judges) / 3600
+
     @property
-    def hours(self) -> float:
-        """Of the whole run, judging hidden as far as it can be."""
-        return self.params.train.steps * self.seconds.step / 3600
+    def by_judges(self) -> dict[int, float]:
+        """Hours by number of judge GPUs: doubled, up to the number with which nothing waits for them."""
+        most = self.seconds.hiding
+        doubled = [2**n for n in range(7) if most is None or 2**n < most]
+        return {judges: self.hours(judges) for judges in [*doubled, *([most] if most else [])]}
 
 
 def plan(params: Params, root: Path, gpus: int | None = None, caption: int = 256, machine: Machine = H100) -> Plan:
@@ -66,7 +71,7 @@ def plan(params: Params, root: Path, gpus: int | None = None, caption: int = 256
     prompt = TEMPLATE_TOKENS + len(params.warmstart.prompt) // LETTERS
     planner = Planner(found.config, params.prepare.images.size, prompt, machine.memory)
     shape, caption = planner.shape(params), min(caption, params.train.sampling.max_new_tokens)
-    known = units(root / "data/references.parquet")
+    known = known_units(params, root)
     calls = judge_calls(params, caption, known)
     return Plan(
         params,
@@ -78,11 +83,20 @@ def plan(params: Params, root: Path, gpus: int | None = None, caption: int = 256
         planner.need(params),
         known,
         tuple(calls),
-        judge_seconds(calls),
         machine,
-        seconds(params, shape, prompt, caption, machine),
+        seconds(params, shape, prompt, caption, machine, judge_seconds(calls)),
         tuple(faults(planner, params)),
     )
+
+
+def known_units(params: Params, root: Path) -> Units:
+    """What the references below ``root`` hold, if ``params.yaml`` there makes such; otherwise what is assumed."""
+    try:
+        there = load_params(root / "params.yaml")
+    except ParamsError:
+        return ASSUMED
+    same = (there.prepare, there.collect_references) == (params.prepare, params.collect_references)
+    return units(root / "data/references.parquet") if same else ASSUMED
 
 
 def _on(params: Params, gpus: int | None) -> Params:

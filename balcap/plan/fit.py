@@ -13,12 +13,13 @@ from pydantic import ValidationError
 
 from balcap.params import Params
 from balcap.params.runtime import Launch
-from balcap.params.train import Lora
-from balcap.plan.memory import Need, Planner
+from balcap.params.train import Lora, Train
+from balcap.plan.memory import Need, Planner, engine_share
 
 GB = 1e9
 ENGINE_ROOM = 0.05
 """Share of a GPU for what vLLM computes with, and for more than one caption."""
+SERVER = "train.sampler: vllm_server with runtime.rollouts (another GPU writes the captions; it draws by itself)"
 LORA = Lora(rank=16, alpha=32, dropout=0.05, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
 
 
@@ -105,25 +106,33 @@ NOTHING = "none of the settings tried makes it fit; take larger GPUs, or more of
 
 
 def _steps(planner: Planner, params: Params) -> list[Step]:
-    """Changes by what they cost: nothing of the result changes, later ones are slower."""
+    """Changes by what they cost: later ones are slower. None changes what the result means, but a server draws captions
+    by itself, and the size of micro-batches enters some losses: their words say so.
+    """
     train, launch, found = params.train, params.runtime.launch, list[Step]()
     if share := _share(planner, params):
         found.append(Step(f"runtime.rollouts.gpu_memory: {share:g}", rollouts={"gpu_memory": share}))
     if train.sampler == "transformers":
-        words = "train.sampler: vllm_server with runtime.rollouts (another GPU writes the captions)"
-        found.append(Step(words, train={"sampler": "vllm_server"}))
+        found.append(Step(SERVER, train={"sampler": "vllm_server"}))
     if train.precision == "bfloat16" and launch.deepspeed == "none":
         found.append(Step("runtime.launch.deepspeed: zero2", launch={"deepspeed": "zero2"}))
     if not train.gradient_checkpointing:
         found.append(Step("train.gradient_checkpointing: true", train={"gradient_checkpointing": True}))
     if train.micro_batch_size > 1:
-        found.append(Step("train.micro_batch_size: 1", train={"micro_batch_size": 1}))
+        found.append(Step(f"train.micro_batch_size: 1{_weighed(train)}", train={"micro_batch_size": 1}))
     if launch.ranks > 1:
         found += [Step(f"runtime.launch.deepspeed: {s}", launch={"deepspeed": s}) for s in ("zero2", "zero3")]
     for stage, offload in (("zero2", "optimizer"), ("zero3", "parameters")):
         words = f"runtime.launch.deepspeed: {stage} with runtime.launch.offload: {offload}"
         found.append(Step(words, launch={"deepspeed": stage, "offload": offload}))
     return [step for step in found if _allowed(params, step)]
+
+
+def _weighed(train: Train) -> str:
+    """What TRL takes the mean of over each micro-batch, so that its size changes the result a little."""
+    means = {"loss.type bnpo": train.loss.type == "bnpo", "loss.entropy": train.loss.entropy > 0}
+    found = " and ".join(name for name, on in means.items() if on)
+    return f" (changes the result a little through {found}: a mean of each micro-batch)" if found else ""
 
 
 def _allowed(params: Params, step: Step) -> bool:
@@ -167,43 +176,62 @@ def _fits(planner: Planner, params: Params) -> bool:
 
 def _engine(planner: Planner, params: Params) -> list[str]:
     """Whether vLLM's share holds the weights and one caption of greatest length."""
-    rollouts = params.runtime.rollouts
-    if params.train.sampler != "vllm_colocate" or rollouts is None:
+    share, least = engine_share(params), _engine_bytes(planner, params)
+    if least <= share * planner.gpu:
         return []
-    share, least = rollouts.gpu_memory * planner.gpu, _engine_bytes(planner, params)
-    if least > share:
-        return [
-            f"vLLM needs {least / GB:.3g} GB for weights and one caption, {share / GB:.3g} GB are its share: set "
-            f"runtime.rollouts.gpu_memory (now {rollouts.gpu_memory:g}) above {least / planner.gpu:.2f}"
-        ]
-    return []
+    return [
+        f"vLLM needs {least / GB:.3g} GB for weights and one caption, {share * planner.gpu / GB:.3g} GB are its share: "
+        + _engine_advice(planner, params)
+    ]
+
+
+def _engine_advice(planner: Planner, params: Params) -> str:
+    """A share that is enough; where training leaves no room for it, an engine over more GPUs, or none on these."""
+    if share := _beside_training(planner, params):
+        return f"set runtime.rollouts.gpu_memory (now {engine_share(params):g}) to at least {share:g}"
+    ways = [_wider(planner, params), SERVER]
+    return f"no share is enough beside training: set {', or '.join(way for way in ways if way)}, or take larger GPUs"
+
+
+def _beside_training(planner: Planner, params: Params) -> float | None:
+    """The smallest share, in hundredths, that an engine can do with and training's own state leaves; None: none."""
+    share = math.ceil(100 * _engine_bytes(planner, params) / planner.gpu) / 100
+    return share if share * planner.gpu + planner.need(params).states <= planner.gpu else None
+
+
+def _wider(planner: Planner, params: Params) -> str:
+    """The fewest GPUs over which one engine can be spread, heads and processes being shared out evenly."""
+    heads, processes = planner.config.get_text_config().num_attention_heads, params.runtime.launch.processes
+    for gpus in range(2, processes + 1):
+        wider = changed(params, rollouts={"tensor_parallel": gpus})
+        if not heads % gpus and not processes % gpus and (share := _beside_training(planner, wider)):
+            return f"runtime.rollouts.tensor_parallel: {gpus} with runtime.rollouts.gpu_memory: {share:g}"
+    return ""
 
 
 def _length(planner: Planner, params: Params) -> list[str]:
     """Whether vLLM takes the longest prompt and caption."""
     rollouts, tokens = params.runtime.rollouts, planner.tokens(params)
-    if params.train.sampler != "vllm_colocate" or rollouts is None or tokens <= rollouts.max_model_length:
+    if rollouts is None or tokens <= rollouts.max_model_length:
         return []
+    server = " (with which the server must be started anew)" if params.train.sampler == "vllm_server" else ""
     return [
         f"a prompt with its picture and the longest caption are {tokens} tokens: set "
-        f"runtime.rollouts.max_model_length (now {rollouts.max_model_length}) to at least that, or "
+        f"runtime.rollouts.max_model_length (now {rollouts.max_model_length}) to at least that{server}, or "
         "train.sampling.max_new_tokens or prepare.images.size lower"
     ]
 
 
 def _engine_bytes(planner: Planner, params: Params) -> float:
-    """Of weights and one caption of greatest length, on each GPU of an engine."""
+    """Of weights and one caption of greatest length, on each GPU of a colocated engine; 0.0 without one."""
     rollouts, found = params.runtime.rollouts, planner.shape(params)
-    if rollouts is None:
+    if params.train.sampler != "vllm_colocate" or rollouts is None:
         return 0.0
     return (2.0 * found.total + 4.0 * found.layers * found.kv * rollouts.max_model_length) / rollouts.tensor_parallel
 
 
 def _share(planner: Planner, params: Params) -> float | None:
     """The share of a GPU, in twentieths, that is enough for a colocated engine; None where it has no more than that."""
-    rollouts = params.runtime.rollouts
-    if params.train.sampler != "vllm_colocate" or rollouts is None:
-        return None
-    least = _engine_bytes(planner, params) / planner.gpu
+    now, least = engine_share(params), _engine_bytes(planner, params) / planner.gpu
     share = math.ceil(20 * (least + ENGINE_ROOM)) / 20
-    return share if share < 1 and not least <= rollouts.gpu_memory <= share else None
+    return share if least and share < 1 and not least <= now <= share else None

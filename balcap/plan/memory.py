@@ -125,9 +125,7 @@ class Planner:
             gradients=gradients + _buckets(stage, ranks, own, found.trained),
             optimizer=optimizer,
             reference=own * found.total / (ranks if stage == 3 else 1) if train.loss.kl and not train.lora else 0.0,
-            rollouts=params.runtime.rollouts.gpu_memory * self.gpu
-            if train.sampler == "vllm_colocate" and params.runtime.rollouts
-            else 0.0,
+            rollouts=engine_share(params) * self.gpu,
             pictures=4.0 * rows * found.pixels,
             cache=self._cache(params, rows, own + narrow) if writes else 0.0,
             prefill=self._prefill(found, rows, narrow) + (own * found.total if stage == 3 else 0.0) if writes else 0.0,
@@ -164,6 +162,14 @@ class Planner:
         tile = min(rows, HEAD_ROWS) * min(found.vocab, HEAD_COLUMNS) * narrow
         weight = found.vocab * found.hidden * (4 + (own if own != 4 else 0)) if found.head_trained else 0
         return float(tile + 4 * rows * found.hidden + weight)
+
+
+def engine_share(params: Params) -> float:
+    """Of each GPU, what colocated vLLM takes for itself; 0.0 without it."""
+    rollouts = params.runtime.rollouts
+    if params.train.sampler != "vllm_colocate" or rollouts is None or rollouts.gpu_memory is None:
+        return 0.0
+    return rollouts.gpu_memory
 
 
 def _offloaded(offload: str, weights: float, gradients: float, optimizer: float) -> float:

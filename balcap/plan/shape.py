@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Any
 
 import torch
@@ -44,7 +45,10 @@ class Shape:
     head_separate: bool
     """Whether the head has a weight of its own, not the table of tokens."""
     head_trained: bool
-    tower_trained: bool
+    tower_trained: int
+    """Parameters of the tower that are trained."""
+    tower_passed: int
+    """Parameters of the tower from the first trained one on: those above what is frozen at its bottom."""
     image_tokens: int
     patches: int
     """Positions of the tower per picture."""
@@ -74,7 +78,8 @@ def shape(config: PretrainedConfig, train: Train, side: int) -> Shape:
             vocab=text.vocab_size,
             head_separate=model.get_output_embeddings().weight is not model.get_input_embeddings().weight,
             head_trained=model.get_output_embeddings().weight.requires_grad,
-            tower_trained=any(trained for _, trained in tower),
+            tower_trained=sum(n for n, trained in tower if trained),
+            tower_passed=sum(n for n, _ in dropwhile(lambda one: not one[1], tower)),  # as the forward pass meets them
             image_tokens=tokens,
             patches=patches,
             pixels=pixels,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from math import inf
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -20,7 +21,7 @@ PASSING = ("cache", "prefill", "activations", "logits", "backward", "update")
 
 def tables(found: Plan) -> RenderableType:
     """Everything, top to bottom."""
-    return Group(_model(found), _memory(found), _notes(found), _judge(found), _hours(found))
+    return Group(_model(found), _memory(found), _notes(found), _judge(found), _hours(found), *_with_judges(found))
 
 
 def _model(found: Plan) -> Text:
@@ -98,20 +99,31 @@ def totals(found: Plan) -> tuple[int, int, int]:
 def _hours(found: Plan) -> Text:
     one, machine, steps = found.seconds, found.machine, found.params.train.steps
     lines = [
-        f"hours      {found.hours:.1f} (estimate): {steps} steps of {one.step:.1f} s = sampling {one.sampling:.1f} + "
-        f"log-probabilities {one.logprobs:.1f} + update {one.update:.1f}",
+        f"hours      {found.hours():.1f} of training alone (estimate): {steps} steps of {one.step(inf):.1f} s = "
+        f"sampling {one.sampling:.1f} + log-probabilities {one.logprobs:.1f} + update {one.update:.1f}",
         f"           assumed: {machine.flops / 1e12:.0f} TFLOP/s per GPU, {machine.mfu:.0%} of it reached, "
         f"{machine.bandwidth / 1e12:.2f} TB/s, captions of {found.caption} tokens",
     ]
     if found.calls:
-        gpus = found.judge_seconds / one.step
         lines += [
-            f"judge      {found.judge_seconds * steps / 3600:.1f} GPU hours of its own (estimate): "
-            f"{max(gpus, 0.1):.1f} GPUs keep up with training",
-            f"           assumed: {JUDGE_READS:,.0f} tokens/s read and {JUDGE_WRITES:,.0f} written per GPU, as a 7B "
-            f"judge does; {found.units.per_reference:.0f} units per reference ({found.units.source})",
+            f"judge      {one.judging * steps / 3600:.1f} GPU hours of its own (estimate), {one.judging:.1f} s a step",
+            "           between sampling and update, where only the log-probabilities hide it",
+            f"           assumed: {JUDGE_READS:,.0f} tokens/s read and {JUDGE_WRITES:,.0f} written per GPU (a 7B);",
+            f"           {found.units.per_reference:.0f} units per reference ({found.units.source})",
         ]
     return Text("\n".join(lines))
+
+
+def _with_judges(found: Plan) -> list[RenderableType]:
+    """Hours of the run as training waits for more or fewer judge GPUs."""
+    if not found.calls:
+        return []
+    table = Table(title="\nhours of the run, by GPUs of the judge (estimate)", title_justify="left")
+    table.add_column("judge GPUs")
+    for judges in found.by_judges:
+        table.add_column(f"{judges}", justify="right")
+    table.add_row("hours", *(f"{hours:.1f}" for hours in found.by_judges.values()))
+    return [table]
 
 
 def as_json(found: Plan) -> dict[str, Any]:
@@ -136,11 +148,12 @@ def as_json(found: Plan) -> dict[str, Any]:
             "calls": [asdict(one) for one in found.calls],
             "per_step": {"calls": calls, "reads": reads, "writes": writes},
             "run": {name: n * train.steps for name, n in (("calls", calls), ("reads", reads), ("writes", writes))},
-            "gpu_hours": found.judge_seconds * train.steps / 3600,
+            "gpu_hours": found.seconds.judging * train.steps / 3600,
+            "gpus_that_hide_it": found.seconds.hiding,
             "units": asdict(found.units),
         },
-        "seconds": asdict(found.seconds) | {"step": found.seconds.step},
-        "hours": found.hours,
+        "seconds": asdict(found.seconds) | {"step": found.seconds.step(inf)},
+        "hours": {"training_alone": found.hours(), "by_judge_gpus": found.by_judges if found.calls else {}},
         "assumed": asdict(found.machine) | {"caption_tokens": found.caption, "prompt_tokens": found.prompt},
         "fits": not found.faults,
         "faults": list(found.faults),

@@ -3,20 +3,27 @@
     forward(T)   = 2 P T + 4 L H T^2 / 2        P matrix parameters of the text model, L layers, H width; causal
     tower        = 2 V patches                   V parameters of the vision tower
     head         = 2 x vocabulary x H            on the caption's tokens only
-    update       = forward x (1 + 1 + trained share), and once more with gradient checkpointing
+    update       = forward x (1 + 1 + trained share), and once more with gradient checkpointing; the backward pass ends
+                   above what is frozen at the tower's bottom, but with gradient checkpointing it goes through all
+                   of it, because transformers then wants gradients of every embedding, also of the pictures'
     seconds      = arithmetic / (peak x MFU x GPUs);  writing: bytes of weights and cache per token / bandwidth
+    step         = sampling + max(log-probabilities, judging / judge GPUs) + update
+
+Judging begins when the captions are there, and the update needs the verdicts: only the log-probabilities hide it.
 
 Equal captions, equal calls and what the cache holds are paid once; the counts here are before that.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from balcap.judge.prompts import load_prompt
 from balcap.params import Params
 from balcap.params.judge import LlmJudge
+from balcap.plan.memory import engine_share
 from balcap.plan.shape import Shape
 from balcap.records import MARKS
 from balcap.records_io import read_references
@@ -70,11 +77,14 @@ class Units:
     source: str
 
 
+ASSUMED = Units(UNITS, UNITS * UNIT_TOKENS, "assumed")
+
+
 def units(path: Path) -> Units:
-    """Means over ``data/references.parquet``, or what is assumed before there is one."""
-    if not path.is_file():
-        return Units(UNITS, UNITS * UNIT_TOKENS, "assumed")
-    found = list(read_references(path).values())
+    """Means over ``data/references.parquet``, or what is assumed before it holds any."""
+    found = list(read_references(path).values()) if path.is_file() else []
+    if not found:
+        return ASSUMED
     letters = sum(len(unit) for one in found for unit in one.units)
     return Units(
         sum(len(one.units) for one in found) / len(found), letters / BYTES_PER_TOKEN / len(found), str(path.name)
@@ -125,11 +135,17 @@ class Seconds:
     sampling: float
     logprobs: float
     update: float
+    judging: float
+    """Of one judge GPU."""
+
+    def step(self, judges: float) -> float:
+        """A step with that many judge GPUs; with infinitely many, training alone."""
+        return self.sampling + max(self.logprobs, self.judging / judges) + self.update
 
     @property
-    def step(self) -> float:
-        """All parts, one after another; the judge works beside them."""
-        return self.sampling + self.logprobs + self.update
+    def hiding(self) -> int | None:
+        """Fewest judge GPUs for which nothing waits; None where no pass runs beside judging, so that none hide it."""
+        return max(math.ceil(self.judging / self.logprobs), 1) if self.logprobs else None
 
 
 def forward_flops(found: Shape, prompt: int, caption: int) -> tuple[float, float]:
@@ -146,12 +162,14 @@ def update_flops(params: Params, found: Shape, prompt: int, caption: int) -> flo
     tower, text = forward_flops(found, prompt, caption)
     again = 1 if params.train.gradient_checkpointing else 0
     rest = max(found.total - found.tower - found.embedding, 1)
-    share = min(found.trained / rest, 1.0)
-    return text * (2 + share + again) + tower * (3 + again if found.tower_trained else 1)
+    share = min((found.trained - found.tower_trained) / rest, 1.0)
+    passed = found.tower if again else found.tower_passed
+    seen = (passed * (1 + again) + found.tower_trained) / found.tower
+    return text * (2 + share + again) + tower * (1 + seen)
 
 
-def seconds(params: Params, found: Shape, prompt: int, caption: int, machine: Machine) -> Seconds:
-    """Roofline of one step on the GPUs of ``runtime.launch``."""
+def seconds(params: Params, found: Shape, prompt: int, caption: int, machine: Machine, judging: float) -> Seconds:
+    """Roofline of one step on the GPUs of ``runtime.launch``; ``judging``: seconds of one judge GPU."""
     train, ranks = params.train, params.runtime.launch.ranks
     rows, rate = train.global_batch_size // ranks, machine.flops * machine.mfu
     forward = rows * sum(forward_flops(found, prompt, caption)) / rate
@@ -160,7 +178,7 @@ def seconds(params: Params, found: Shape, prompt: int, caption: int, machine: Ma
     reading = rows * sum(forward_flops(found, prompt, 0)) / rate
     writing = _writing(params, found, prompt, caption, machine)
     update = rows * update_flops(params, found, prompt, caption) / rate
-    return Seconds(reading + writing, passes * forward, update)
+    return Seconds(reading + writing, passes * forward, update, judging)
 
 
 def _writing(params: Params, found: Shape, prompt: int, caption: int, machine: Machine) -> float:
@@ -171,12 +189,12 @@ def _writing(params: Params, found: Shape, prompt: int, caption: int, machine: M
     train, rollouts = params.train, params.runtime.rollouts
     rows = train.global_batch_size // params.runtime.launch.ranks
     narrow = 4 if train.sampler == "transformers" and train.precision == "float32" else 2
-    weights = narrow * (found.total - found.tower)
+    weights = narrow * (found.total - found.tower) / (rollouts.tensor_parallel if rollouts else 1)
     one = 2.0 * narrow * (found.image_tokens + prompt + caption) * found.layers * found.kv
     if train.sampler == "transformers":
         return train.sampling.max_new_tokens * max((weights + rows * one) / machine.bandwidth, PYTHON_STEP)
     room = rows
     if train.sampler == "vllm_colocate" and rollouts:
-        engine = rollouts.tensor_parallel * rollouts.gpu_memory * machine.memory - 2.0 * found.total
-        room = min(rows, max(int(engine / one / rollouts.tensor_parallel), 1))
+        free = engine_share(params) * machine.memory - 2.0 * found.total / rollouts.tensor_parallel
+        room = min(rows, max(int(free / one), 1))
     return caption * (rows / room * weights + rows * one) / machine.bandwidth

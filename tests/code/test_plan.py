@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, LlavaConfig
 from typer.testing import CliRunner
 
 from balcap.params import Params, ParamsError, check_params, load_params, read_params
-from balcap.plan import fit, plan
+from balcap.plan import H100, fit, known_units, plan
 from balcap.plan.captioner import CaptionerUnknown, captioner, llava_7b, qwen_3b, qwen_7b
 from balcap.plan.fit import GB, changed, faults
 from balcap.plan.memory import Planner
 from balcap.plan.shape import shape
 from balcap.plan.trace import Alive, trace
-from balcap.plan.work import judge_calls, units
+from balcap.plan.work import ASSUMED, Seconds, Units, judge_calls, seconds, units, update_flops
+from balcap.records import Reference
+from balcap.records_io import write_references
 from flows.cli import app
 from flows.request import RunRequest, check
 
@@ -53,7 +56,7 @@ def test_published_captioners_have_their_published_size(config: Any, total: int,
 
 def test_what_is_frozen_or_adapted_is_counted() -> None:
     found = shape(llava_7b(), llava(frozen=["model.vision_tower"]).train, side=336)
-    assert found.total - found.trained == found.tower == 303_507_456 and not found.tower_trained
+    assert found.total - found.trained == found.tower == 303_507_456 and found.tower_trained == found.tower_passed == 0
     adapted = shape(llava_7b(), llava(frozen=["model.vision_tower"], lora=LORA).train, side=336)
     assert adapted.trained == 32 * 2 * 8 * (4096 + 4096) and adapted.total == found.total + adapted.trained
 
@@ -110,6 +113,20 @@ def test_traced_passes_are_those_of_a_real_step(family: str, tmp_path: Path) -> 
         last.sum().backward()
     assert predicted.held == pytest.approx(held, rel=0.1)
     assert predicted.held + predicted.working == pytest.approx(alive.peak, rel=0.1)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_with_checkpointing_a_frozen_tower_is_gone_through_too(lora: Any) -> None:
+    """transformers wants gradients of the pictures' embedding: every layer's input is kept, and hours count it."""
+
+    def held(layers: int, checkpointing: bool) -> float:
+        config = short()
+        config.vision_config.num_hidden_layers = layers
+        train = llava(frozen=["model.vision_tower"], gradient_checkpointing=checkpointing, lora=lora).train
+        return trace(config, train, shape(config, train, 336), rows=2, tokens=700, pure=True).held
+
+    assert held(6, True) - held(2, True) == 4 * 2 * 577 * 1024 * 2
+    assert held(6, False) == held(2, False)
 
 
 def real_inputs(model: Any, found: Any, rows: int, tokens: int, words: Any) -> dict[str, torch.Tensor]:
@@ -208,7 +225,49 @@ def test_without_a_way_it_says_what_was_tried() -> None:
 def test_vllm_must_have_room_for_weights_and_one_caption() -> None:
     planner = Planner(short(), 336, 32, 80 * GB)
     (found,) = faults(planner, colocated(0.1, 8))
-    assert "vLLM needs 14.6 GB" in found and "set runtime.rollouts.gpu_memory (now 0.1) above 0.18" in found
+    assert "vLLM needs 14.6 GB" in found and "set runtime.rollouts.gpu_memory (now 0.1) to at least 0.19" in found
+
+
+@pytest.mark.parametrize("gpu", [12, 24])
+def test_a_share_that_no_gpu_can_give_is_not_advised(gpu: int) -> None:
+    """Of 12 GB more than all would be needed; of 24 GB what training keeps leaves less."""
+    planner = Planner(short(), 336, 32, gpu * GB)
+    alone, four = (faults(planner, colocated(0.1, n, deepspeed="zero3"))[0] for n in (1, 4))
+    for fault in (alone, four):
+        assert "set runtime.rollouts.gpu_memory" not in fault and "train.sampler: vllm_server" in fault
+        assert "larger GPUs" in fault
+    assert "tensor_parallel" not in alone
+
+
+def test_an_engine_is_spread_over_as_many_gpus_as_it_needs() -> None:
+    planner, params = Planner(short(), 336, 32, 16 * GB), colocated(0.1, 8, deepspeed="zero3", offload="parameters")
+    fault = faults(planner, params)[0]
+    assert ": set runtime.rollouts.tensor_parallel: 2 with runtime.rollouts.gpu_memory: 0." in fault
+    assert not any("vLLM needs" in one for one in faults(planner, followed(params, fault.split(", or ")[0])))
+    planner.config.text_config.num_attention_heads = 28  # as Qwen2.5-VL-7B: eight GPUs cannot share them
+    planner.gpu = 5 * GB
+    assert "tensor_parallel" not in faults(planner, params)[0]
+    planner.gpu = 8 * GB
+    assert "tensor_parallel: 4 with" in faults(planner, changed(params, {}, {"processes": 4}))[0]
+
+
+def test_a_server_must_take_the_longest_caption() -> None:
+    planner = Planner(short(), 336, 32, 80 * GB)
+    served = changed(LLAVA, {"sampler": "vllm_server"}, {}, {"gpu_memory": None, "max_model_length": 1600})
+    (fault,) = faults(planner, served)
+    assert "1632 tokens: set runtime.rollouts.max_model_length (now 1600) to at least that (with which the" in fault
+    assert not faults(planner, changed(served, {}, {}, {"max_model_length": 1632}))
+
+
+def test_advice_says_what_is_drawn_or_weighed_otherwise() -> None:
+    def advice(**changes: Any) -> str:
+        loss = LLAVA.train.loss.model_copy(update=changes)
+        params = changed(llava(micro_batch_size=8), {"loss": loss, "gradient_checkpointing": True})
+        return " ".join(step.words for step in fit._steps(Planner(short(), 336, 32, 80 * GB), params))
+
+    assert "it draws by itself" in advice() and "train.micro_batch_size: 1 runtime" in advice()
+    assert "micro_batch_size: 1 (changes the result a little through loss.type bnpo: a mean" in advice(type="bnpo")
+    assert "through loss.type bnpo and loss.entropy: a mean" in advice(type="bnpo", entropy=0.01)
 
 
 def test_calls_and_tokens_of_a_judge() -> None:
@@ -226,10 +285,72 @@ def test_calls_and_tokens_of_a_judge() -> None:
     assert judge_calls(load_params(RECIPES / "embedded.yaml"), 256, of_references) == []
 
 
+CAT = Reference("one", "A cat.", ("A cat.",), "people", "")
+
+
+def test_units_are_those_of_the_planned_recipe_alone(tmp_path: Path) -> None:
+    table = tmp_path / "data/references.parquet"
+    table.parent.mkdir()
+    write_references(table, [CAT])
+    assert known_units(LLAVA, tmp_path) == ASSUMED  # nobody knows whose they are
+    shutil.copy(RECIPES / "embedded.yaml", tmp_path / "params.yaml")
+    assert known_units(LLAVA, tmp_path) == ASSUMED
+    shutil.copy(RECIPES / "llava-1.5-7b.yaml", tmp_path / "params.yaml")
+    assert known_units(LLAVA, tmp_path) == Units(1.0, len("A cat.") / 4, "references.parquet")
+    for section in ("prepare", "collect_references"):
+        other = getattr(LLAVA, section).model_copy(update={"path": "data/other"})
+        assert known_units(LLAVA.model_copy(update={section: other}), tmp_path) == ASSUMED
+    write_references(table, [])
+    assert known_units(LLAVA, tmp_path) == ASSUMED
+
+
+def test_a_step_waits_for_what_the_log_probabilities_do_not_hide() -> None:
+    found = Seconds(sampling=10.0, logprobs=4.0, update=20.0, judging=30.0)
+    assert [found.step(n) for n in (1, 2, 7, 8)] == [60.0, 45.0, 30.0 + 30 / 7, 34.0]
+    assert found.hiding == 8
+    assert Seconds(10.0, 0.0, 20.0, 30.0).hiding is None and Seconds(10.0, 4.0, 20.0, 0.0).step(1) == 34.0
+
+
+def test_a_backward_pass_stops_above_what_is_frozen() -> None:
+    """In units of a tower's forward pass: 1 forward, 1 for gradients of activations, 1 of weights, 1 to recompute."""
+
+    def of_tower(frozen: list[str], again: bool = False) -> tuple[float, Any]:
+        params = llava(frozen=frozen, gradient_checkpointing=again)
+        found = shape(qwen_3b(), params.train, side=448)
+        blind = replace(found, patches=0)
+        flops = [update_flops(params, one, 0, 1) for one in (found, blind)]
+        return (flops[0] - flops[1]) / (2.0 * found.tower * found.patches), found
+
+    assert of_tower([])[0] == pytest.approx(3) and of_tower(["model.visual"])[0] == 1
+    blocks = ["model.visual.patch_embed", "model.visual.blocks"]
+    merger, found = of_tower(blocks)
+    share = found.tower_trained / found.tower
+    assert 0 < found.tower_trained == found.tower_passed and share < 0.06 and merger == pytest.approx(1 + 2 * share)
+    first, found = of_tower(["model.visual.blocks", "model.visual.merger"])  # trained below: all are passed
+    assert found.tower_trained < 0.01 * found.tower == 0.01 * found.tower_passed
+    assert first == pytest.approx(2, rel=0.01)
+    assert of_tower([], again=True)[0] == pytest.approx(4) and of_tower(["model.visual"], again=True)[0] == 3
+    assert of_tower(blocks, again=True)[0] == pytest.approx(3 + share)
+
+
+def test_weights_are_read_by_all_gpus_of_an_engine_together() -> None:
+    found = shape(short(), LLAVA.train, 336)
+    few = {"global_batch_size": 64}  # so that all captions are under way at once
+    one, two = (
+        seconds(changed(LLAVA, few, {"processes": 8}, {"tensor_parallel": n}), found, 32, 256, H100, 0.0)
+        for n in (1, 2)
+    )
+    weights = 256 * 2 * (found.total - found.tower) / H100.bandwidth
+    assert one.sampling - two.sampling == pytest.approx(weights / 2)
+
+
 def test_hours_grow_with_the_run_and_shrink_with_gpus(tmp_path: Path) -> None:
     saved(short(), tmp_path)
     one, two = plan(LLAVA, tmp_path, gpus=8), plan(LLAVA, tmp_path, gpus=16)
-    assert one.hours == pytest.approx(2 * two.hours, rel=0.2) and one.hours > 1
+    assert one.hours() == pytest.approx(2 * two.hours(), rel=0.2) and one.hours() > 1
+    counts, hours = list(one.by_judges), list(one.by_judges.values())
+    assert counts[:3] == [1, 2, 4] and hours == sorted(hours, reverse=True) and hours[0] > 2 * hours[-1]
+    assert hours[-1] == one.hours() and one.hours(counts[-1] - 1) > one.hours()
     assert not one.faults
     with pytest.raises(ParamsError, match=r"--gpus 7: .*must be a multiple"):
         plan(LLAVA, tmp_path, gpus=7)
@@ -272,6 +393,7 @@ def test_json_holds_every_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     saved(short(), tmp_path)
     shutil.copy(RECIPES / "llava-1.5-7b.yaml", "params.yaml")
+    write_references("data/references.parquet", [CAT])
     done = CliRunner().invoke(app, ["plan", "--gpus", "8", "--json"])
     found = json.loads(done.stdout)
     assert found["parameters"]["total"] == shape(short(), LLAVA.train, 336).total and set(found["memory"]) == {
@@ -282,3 +404,8 @@ def test_json_holds_every_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     }
     assert found["judge"]["run"]["calls"] == found["judge"]["per_step"]["calls"] * 700
     assert found["fits"] and done.exit_code == 0
+    assert found["judge"]["units"]["source"] == "references.parquet"
+    waits = found["hours"]["by_judge_gpus"]
+    assert waits["1"] > waits["2"] > waits[str(found["judge"]["gpus_that_hide_it"])] == found["hours"]["training_alone"]
+    table = CliRunner().invoke(app, ["plan", "--gpus", "8"]).stdout
+    assert f"{waits['2']:.1f}" in table and f"{found['hours']['training_alone']:.1f} of training alone" in table
