@@ -32,5 +32,5 @@ def make_rule(params: Gdpo | Grpo | DrGrpo | Rvpo, names: Sequence[str]) -> Rule
     """The rule that ``train.advantage`` names, with its settings; ``names`` are the rewards in the columns' order."""
     settings = params.model_dump(exclude={"name"})
     if isinstance(settings.get("std_floor"), dict):
-        settings["std_floor"] = np.array([settings["std_floor"].get(name, 0.0) for name in names])
+        settings["std_floor"] = np.array([settings["std_floor"][name] for name in names])
     return partial(RULES[params.name], **settings)

@@ -7,7 +7,7 @@ judge_deadline + MARGIN <= collective_timeout       else a slow judge ends the j
 
 from __future__ import annotations
 
-from balcap.params.runtime import Runtime
+from balcap.params.runtime import Launch, Rollouts, Runtime
 from balcap.params.train import Train
 
 MARGIN = 60.0
@@ -50,13 +50,11 @@ def _deadlines(train: Train, runtime: Runtime) -> list[str]:
 
 
 def _sampler(train: Train, runtime: Runtime) -> list[str]:
-    rollouts, launch = runtime.rollouts, runtime.launch
+    rollouts = runtime.rollouts
     if train.sampler == "transformers":
         return ["runtime.rollouts must be null with train.sampler transformers"] if rollouts else []
     if rollouts is None:
         return [f"train.sampler {train.sampler} needs runtime.rollouts"]
-    if (rollouts.url is None) == (train.sampler == "vllm_server"):
-        return ["runtime.rollouts.url must be an address with train.sampler vllm_server, and null with vllm_colocate"]
     if train.sampling.top_p < 1.0 or train.sampling.top_k:
         return [
             f"train.sampling.top_p ({train.sampling.top_p:g}) must be 1 and top_k ({train.sampling.top_k}) 0 with "
@@ -68,6 +66,23 @@ def _sampler(train: Train, runtime: Runtime) -> list[str]:
             f"runtime.rollouts.max_model_length ({rollouts.max_model_length}) must be above "
             f"train.sampling.max_new_tokens ({train.sampling.max_new_tokens}): the prompt has to fit, too"
         ]
+    return _server(rollouts) if train.sampler == "vllm_server" else _colocated(rollouts, runtime.launch)
+
+
+def _server(rollouts: Rollouts) -> list[str]:
+    if rollouts.url is None:
+        return ["runtime.rollouts.url must be an address with train.sampler vllm_server"]
+    if rollouts.gpu_memory is not None or rollouts.tensor_parallel != 1:
+        return [
+            f"runtime.rollouts.gpu_memory ({rollouts.gpu_memory}) must be null and tensor_parallel "
+            f"({rollouts.tensor_parallel}) 1 with train.sampler vllm_server: a server has both from where it is started"
+        ]
+    return []
+
+
+def _colocated(rollouts: Rollouts, launch: Launch) -> list[str]:
+    if rollouts.url is not None or rollouts.gpu_memory is None:
+        return ["runtime.rollouts.url must be null and gpu_memory a share with train.sampler vllm_colocate"]
     if launch.processes % rollouts.tensor_parallel:
         return [
             f"runtime.rollouts.tensor_parallel ({rollouts.tensor_parallel}) must divide runtime.launch.processes "

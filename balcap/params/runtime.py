@@ -55,12 +55,12 @@ class Launch(Strict):
 class Rollouts(Strict):
     """vLLM as the sampler of captions."""
 
-    gpu_memory: float = Field(gt=0.0, lt=1.0)
-    """Share of each GPU that colocated vLLM takes; with a server, what it was started with."""
+    gpu_memory: float | None = Field(gt=0.0, lt=1.0)
+    """Share of each GPU that colocated vLLM takes; null with a server, which is told where it is started."""
     tensor_parallel: PositiveInt
-    """GPUs that one colocated engine spans."""
+    """GPUs that one colocated engine spans; 1 with a server, for the same reason."""
     max_model_length: PositiveInt
-    """Longest prompt, picture tokens included, plus caption."""
+    """Longest prompt, picture tokens included, plus caption; with a server, what it was started with."""
     url: str | None = Field(min_length=1)
     """Address of a vLLM server with weight transfer (sampler vllm_server); null when colocated."""
 

@@ -52,7 +52,7 @@ class Gdpo(Strict):
     ddof: Literal[0, 1]
     eps: PositiveFloat
     std_floor: NonNegativeFloat | dict[RewardName, NonNegativeFloat]
-    """Spread that a reward's judge makes of nothing (`balcap judge calibrate`), for all rewards or by name."""
+    """Spread that a reward's judge makes of nothing (`balcap judge calibrate`), for all rewards or for each by name."""
     batch_step: bool
     rank_unmasked: bool
     """Normalise the linguistic reward among captions that the length mask leaves open; the others stand at -1."""
@@ -213,6 +213,23 @@ class Train(Strict):
     save_every: PositiveInt
     """Steps between checkpoints."""
     alarms: Alarms
+
+    @model_validator(mode="after")
+    def _advantage_fits_its_rewards(self) -> Train:
+        rule, on = self.advantage, self.reward_weights
+        if isinstance(rule, DrGrpo):
+            return self
+        if rule.rank_unmasked and not ("linguistic" in on and self.length_mask.name in CLOSING):
+            raise ValueError(
+                f"advantage.rank_unmasked true needs reward_weights.linguistic, and a length_mask.name "
+                f"({self.length_mask.name}) that closes: {' or '.join(CLOSING)}"
+            )
+        if not isinstance(rule, Grpo) and isinstance(rule.std_floor, dict) and set(rule.std_floor) != set(on):
+            raise ValueError(
+                f"advantage.std_floor must name the rewards that are on ({', '.join(on)}), each with its floor (0 is "
+                f"none); it names {', '.join(rule.std_floor) or 'none'}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _alarms_can_sound(self) -> Train:

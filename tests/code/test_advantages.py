@@ -260,10 +260,10 @@ def test_a_floor_by_name_acts_on_its_reward_alone(rank_unmasked: bool) -> None:
     """The sum is linear without the batch step: each column can be taken by itself with its own floor."""
     rewards, masked = shares(np.random.default_rng(3), 4, 8) * 0.05, np.arange(32) % 5 == 0
     settings = {"name": "gdpo", "ddof": 1, "eps": 1e-4, "batch_step": False, "rank_unmasked": rank_unmasked}
-    floors = {"linguistic": 0.2, "precision": 0.1}
+    floors = {"linguistic": 0.2, "precision": 0.1, "recall": 0.0}
     found = make_rule(Gdpo(std_floor=floors, **settings), REWARDS)(rewards, masked, 8, np.ones(3), 2)  # type: ignore[arg-type]
     single = [
-        make_rule(Gdpo(std_floor=floors.get(name, 0.0), **settings), REWARDS)(rewards, masked, 8, np.eye(3)[k], 2)  # type: ignore[arg-type]
+        make_rule(Gdpo(std_floor=floors[name], **settings), REWARDS)(rewards, masked, 8, np.eye(3)[k], 2)  # type: ignore[arg-type]
         for k, name in enumerate(REWARDS)
     ]
     assert found == pytest.approx(sum(single), abs=1e-12)

@@ -42,6 +42,7 @@ WRITER = {
 RECORDS = WRITER | {"instruction": {"name": "record"}}
 
 ROLLOUTS = {"gpu_memory": 0.3, "tensor_parallel": 1, "max_model_length": 2048, "url": None}
+SERVER = ROLLOUTS | {"gpu_memory": None, "url": "http://127.0.0.1:8000"}
 
 LONGEST = EMBEDDED["train"]["sampling"]["max_new_tokens"]
 LCRM = EMBEDDED["train"]["length_mask"]
@@ -94,6 +95,30 @@ def test_every_recipe_is_complete_and_names_itself(path: Path) -> None:
         ),
         ({"register__alias": "champion"}, ["register.alias", "promotion"]),
         ({"train__advantage__std_floor": {"beauty": 0.1}}, ["train.advantage", "beauty", "precision"]),
+        (
+            {"train__advantage__std_floor": {"precision": 0.1, "utility": 0.1}},
+            ["train: ", "std_floor must name", "(precision, recall, linguistic)", "it names precision, utility"],
+        ),
+        (
+            {"train__advantage__std_floor": {"recall": 0.1, "linguistic": 0.1}},
+            ["advantage.std_floor must name", "it names recall, linguistic"],
+        ),
+        (
+            {"train__advantage__rank_unmasked": True, "train__length_mask__name": "none"},
+            ["train: ", "advantage.rank_unmasked", "length_mask.name (none) that closes: lcrm or linear"],
+        ),
+        (
+            {
+                "train__advantage__rank_unmasked": True,
+                "train__length_mask__name": "soft",
+                "train__length_mask__softness": 0.5,
+            },
+            ["advantage.rank_unmasked", "length_mask.name (soft) that closes"],
+        ),
+        (
+            {"train__advantage__rank_unmasked": True, "train__reward_weights": {"recall": 1.0}},
+            ["advantage.rank_unmasked true needs reward_weights.linguistic"],
+        ),
         ({"collect_questions__reader": READER}, ["collect_questions.reader.model = m", "runtime.serving"]),
         (
             {"collect_references__writer": WRITER, "collect_references__path": "balcap/collect/llm.py"},
@@ -122,6 +147,19 @@ def test_every_recipe_is_complete_and_names_itself(path: Path) -> None:
         ({"train__sampler": "vllm_colocate"}, ["train.sampler vllm_colocate needs runtime.rollouts"]),
         ({"runtime__rollouts": ROLLOUTS}, ["runtime.rollouts must be null with train.sampler transformers"]),
         ({"train__sampler": "vllm_server", "runtime__rollouts": ROLLOUTS}, ["runtime.rollouts.url must be"]),
+        ({"train__sampler": "vllm_colocate", "runtime__rollouts": SERVER}, ["url must be null and gpu_memory a share"]),
+        (
+            {"train__sampler": "vllm_colocate", "runtime__rollouts": {**ROLLOUTS, "gpu_memory": None}},
+            ["runtime.rollouts.url must be null and gpu_memory a share"],
+        ),
+        (
+            {"train__sampler": "vllm_server", "runtime__rollouts": {**SERVER, "gpu_memory": 0.3}},
+            ["runtime.rollouts.gpu_memory (0.3) must be null"],
+        ),
+        (
+            {"train__sampler": "vllm_server", "runtime__rollouts": {**SERVER, "tensor_parallel": 2}},
+            ["tensor_parallel (2) 1 with train.sampler vllm_server"],
+        ),
         (
             {"train__sampler": "vllm_colocate", "runtime__rollouts": {**ROLLOUTS, "tensor_parallel": 2}},
             ["tensor_parallel (2) must divide runtime.launch.processes (1)"],
@@ -212,3 +250,13 @@ def test_the_smallest_bpe_vocabulary_is_the_tokenizers_own() -> None:
 def test_params_yaml_is_a_recipe() -> None:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert raw == read_params(ROOT / "recipes" / f"{raw['recipe']}.yaml")
+
+
+def test_what_a_mask_that_closes_and_a_server_allow() -> None:
+    floors = {"precision": 0.1, "recall": 0.0, "linguistic": 0.2}
+    for mask in ("lcrm", "linear"):
+        raw = changed(train__advantage__rank_unmasked=True, train__length_mask__name=mask)
+        raw["train"]["advantage"]["std_floor"] = floors
+        assert check_params(raw).train.advantage.model_dump()["std_floor"] == floors
+    served = changed(train__sampler="vllm_server", runtime__rollouts=SERVER)
+    assert check_params(served).runtime.rollouts is not None

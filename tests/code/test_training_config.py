@@ -16,6 +16,7 @@ from balcap.training.data import TrainingError
 from balcap.training.deepspeed import check_engine, deepspeed_config, weights_dtype
 
 ROLLOUTS: dict[str, Any] = {"gpu_memory": 0.4, "tensor_parallel": 2, "max_model_length": 2048, "url": None}
+SERVER = {"gpu_memory": None, "tensor_parallel": 1, "url": "http://127.0.0.1:8000"}
 
 
 def launch(**changes: Any) -> Launch:
@@ -33,7 +34,7 @@ def test_colocated_vllm_gets_its_share_and_never_samples_placeholders(tmp_path: 
 
 
 def test_a_vllm_server_is_found_at_its_address(tmp_path: Path) -> None:
-    rollouts = Rollouts.model_validate({**ROLLOUTS, "url": "http://127.0.0.1:8000"})
+    rollouts = Rollouts.model_validate(ROLLOUTS | SERVER)
     config = grpo_config(world.settings(sampler="vllm_server"), tmp_path, [3], launch(), rollouts)
     assert config.use_vllm and config.vllm_mode == "server"
     assert config.vllm_server_base_url == "http://127.0.0.1:8000"

@@ -162,8 +162,8 @@ def test_trl_still_hands_expanded_prompts_to_colocated_vllm(
 @pytest.mark.parametrize("sampler", ["vllm_colocate", "vllm_server"])
 def test_placeholders_are_ruled_out_for_vllm_too(sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TRL itself suppresses the picture's token with transformers only; what we give reaches either engine."""
-    url = "http://127.0.0.1:1" if sampler == "vllm_server" else None
-    rollouts = Rollouts(gpu_memory=0.3, tensor_parallel=1, max_model_length=2048, url=url)
+    share, url = (None, "http://127.0.0.1:1") if sampler == "vllm_server" else (0.3, None)
+    rollouts = Rollouts(gpu_memory=share, tensor_parallel=1, max_model_length=2048, url=url)
     config = grpo_config(world.settings(sampler=sampler), tmp_path, [3, 4], rollouts=rollouts)
     assert config.use_vllm and config.generation_kwargs == {"logit_bias": {3: -100.0, 4: -100.0}}
     assert "generation_kwargs=args.generation_kwargs" in inspect.getsource(GRPOTrainer.__init__)
