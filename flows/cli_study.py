@@ -18,7 +18,7 @@ RESULTS = Path("docs/results/ablations")
 study = typer.Typer(
     help="""Test what the paper claims, in the embedded world, with seeds and intervals.
 
-    [dim]$[/dim] balcap study ablations            [dim]# the paper's arms, 3 seeds: an estimated 95 minutes[/dim]
+    [dim]$[/dim] balcap study ablations            [dim]# the paper's arms, 3 seeds: 75 minutes on two cores[/dim]
     [dim]$[/dim] balcap study ablations --arms all
     [dim]$[/dim] balcap study report               [dim]# writes the report again, from the committed results[/dim]
     """,

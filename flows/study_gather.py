@@ -21,6 +21,7 @@ from balcap.files import atomic_path
 from balcap.records_io import read_references, read_samples
 from balcap.study.data import EXAMPLE, StudyFault, curve_row, score_row, write_data
 from flows import _dvc
+from flows._git import git
 from flows.study_plan import ArmRun
 
 SAMPLES, CURVES = "reports/evaluate/samples.parquet", "reports/train/curves.csv"
@@ -43,15 +44,24 @@ class _Found:
 
 
 def check_kept(checkout: Path, runs: Sequence[ArmRun], folder: Path) -> None:
-    """Raise :class:`StudyFault` if results that stand in ``folder`` are none of ``runs``, and so would be lost."""
-    held, brought = set(_before(checkout, folder)["experiments"]), set(map(_label, runs))
-    if lost := sorted({label.split(SEED)[0] for label in held - brought}):
-        seeds = 1 + max(int(label.split(SEED)[1]) for label in held | brought)
+    """Say which results in ``folder`` are of none of ``runs`` and so give way.
+
+    Raises :class:`StudyFault` if git does not hold them.
+    """
+    if not (lost := _others(checkout, runs, folder)):
+        return
+    arms = ", ".join(sorted({label.split(SEED)[0] for label in lost}))
+    if git(checkout, "status", "--porcelain", "--", f"{folder}/data"):
         raise StudyFault(
-            f"{folder}/data holds results that would be lost, of {', '.join(lost)}: these options do not ask for "
-            "them, and no finished experiments of this code bring them. `balcap study ablations --arms all --seeds "
-            f"{seeds}` does; to go on without them, remove {folder}/data (what was committed of it stays in git)"
+            f"{folder}/data holds results that would be lost, of {arms}: these options do not ask for them, no "
+            f"finished experiments of this code bring them, and git does not hold them. Commit {folder}, or remove it"
         )
+    print(f"note: the report leaves out {arms}; git keeps what {folder} says of them", flush=True)
+
+
+def _others(checkout: Path, runs: Sequence[ArmRun], folder: Path) -> set[str]:
+    """Labels of the results in ``folder`` that none of ``runs`` brings."""
+    return set(_before(checkout, folder)["experiments"]) - set(map(_label, runs))
 
 
 def _before(checkout: Path, folder: Path) -> Mapping[str, Any]:
@@ -70,14 +80,16 @@ def _label(run: ArmRun) -> str:
 def gather(checkout: Path, runs: Sequence[ArmRun], folder: Path, command: str) -> None:
     """Write ``folder/data`` and ``folder/pictures`` from the experiments of ``runs``, which must exist.
 
-    What stands there is replaced once everything is collected; the commands that made it stay before ``command``.
+    What stands there is replaced once everything is collected; the commands that made it stay before ``command`` if all
+    that they made is brought again.
     Raises ``DvcFault`` when an experiment's results are not in the cache, and ``StudyFault`` when they cannot be
     compared.
     """
     found = _Found()
     for run in runs:
         _collect(checkout, run, found)
-    commands = dict.fromkeys([*_before(checkout, folder)["commands"], command])
+    before = [] if _others(checkout, runs, folder) else _before(checkout, folder)["commands"]
+    commands = dict.fromkeys([*before, command])
     facts = {"commands": list(commands), "experiments": {_label(run): run.name for run in runs}}
     with atomic_path(checkout / folder / "data") as data, atomic_path(checkout / folder / "pictures") as pictures:
         write_data(data, found.scores, found.curves, found.examples, facts)

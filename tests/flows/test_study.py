@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from balcap.study.data import read_study
 from flows import _dvc, study_gather, study_plan
 from flows import study as study_flow
 from flows._worktree import worktree
-from flows.study_gather import gather
+from flows.study_gather import check_kept, gather
 from flows.study_plan import ArmRun, Start, plan_runs, version
 from tests.flows.helpers import sh
 
@@ -172,7 +173,9 @@ def test_finished_arms_of_the_other_group_stay_in_the_report(repo: Path, monkeyp
     assert state.is_completed() and gathered == ["full", "grpo", "rvpo"]
 
 
-def test_no_results_are_lost_unasked(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_results_are_lost_that_git_does_not_hold(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     gathered = planned(monkeypatch, "full", "rvpo", there=("full",))
     kept = repo / "results/data/runs.json"
     kept.parent.mkdir(parents=True)
@@ -181,7 +184,12 @@ def test_no_results_are_lost_unasked(repo: Path, monkeypatch: pytest.MonkeyPatch
     state: Any = study_flow.study(repo, "paper", 1, Path("results"), return_state=True)
     assert state.is_failed() and gathered == []
     assert "results/data holds results that would be lost, of full, rvpo: " in state.message
-    assert "`balcap study ablations --arms all --seeds 4`" in state.message
+    assert "Commit results" in state.message
+    sh("git", "add", "results", cwd=repo)
+    sh("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "Results", cwd=repo)
+    run = ArmRun(ARMS["full"], 0, Start("ablation-full", 0), "ablation-full-s0-0")
+    check_kept(repo, [run], Path("results"))
+    assert "leaves out full, rvpo; git keeps" in capsys.readouterr().out
 
 
 def test_the_commands_before_are_kept(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +199,8 @@ def test_the_commands_before_are_kept(repo: Path, monkeypatch: pytest.MonkeyPatc
         gather(repo, [run], Path("results"), command)
     found = json.loads((repo / "results/data/runs.json").read_text())
     assert found == {"commands": ["one", "two"], "experiments": {"full, seed 0": run.name}}
+    gather(repo, [replace(run, arm=ARMS["rvpo"])], Path("results"), "three")
+    assert json.loads((repo / "results/data/runs.json").read_text())["commands"] == ["three"]
 
 
 GRPO = {"name": "grpo", "scale": "group", "ddof": 1, "eps": 1e-4, "rank_unmasked": False}
