@@ -233,7 +233,7 @@ def line(name: str, ours_: np.ndarray, against: np.ndarray) -> dict[str, Any]:
     ratio, interval = median_interval(ours_[:few] / against[:few])
     return {
         "benchmark": name,
-        "ratio": round(ratio, 4),
+        "ratio": round(ratio, 6),
         "interval": interval,
         "ours": round(float(np.median(ours_)), 4),
         "against": round(float(np.median(against)), 4),
